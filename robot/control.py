@@ -1,0 +1,181 @@
+"""The one control loop: teleoperation, rollouts, deployment and dry runs all pass through `run_episode`.
+
+    tick -> observe -> source.next -> safety -> arm.command -> sink.add
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from .arm import ArmDriver
+from .camera import Camera
+from .clock import Clock
+from .errors import ArmflowError
+from .safety import SafetyFilter
+from .types import ArmCommand, ControlMode, Observation, SafetyFlag
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """A source's answer to one observation."""
+
+    command: ArmCommand
+    mode: ControlMode
+    chunk_index: int = 0  # counts the policy's chunks within the episode
+    chunk_step: int = 0  # position within the chunk
+
+
+class CommandSource(Protocol):
+    """Whoever decides: a person with a teleop device, a script or a policy."""
+
+    def wants_frames(self) -> bool:
+        """Whether the next `next` will look at images (rendering or copying them costs time)."""
+        ...
+
+    def next(self, obs: Observation) -> Decision | None:
+        """Decide, or end the episode with None."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """All that happened in one tick."""
+
+    obs: Observation
+    requested: ArmCommand
+    executed: ArmCommand
+    flags: SafetyFlag
+    decision: Decision
+
+
+class StepSink(Protocol):
+    """Where steps go: a recorder, a live view."""
+
+    def add(self, step: Step) -> None: ...
+
+    def abort(self, reason: str) -> None:
+        """The episode failed; keep what can be kept, but never as a finished episode."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpisodeEnd:
+    """Why an episode ended. A time limit truncates; success and failure terminate."""
+
+    reason: str
+    terminated: bool
+    success: bool | None  # None: nobody has judged yet
+
+
+@dataclass(frozen=True)
+class LoopStats:
+    """How well the loop kept its rate; periods in s."""
+
+    steps: int
+    overruns: int  # slots of the schedule that had passed before the previous tick was done; they are skipped
+    period_p99_error_s: float
+    period_max_error_s: float
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    end: EpisodeEnd
+    stats: LoopStats
+
+
+@dataclass(frozen=True)
+class LoopCfg:
+    fps: float = 10.0
+    """Control and recording rate, Hz."""
+    max_steps: int = 150
+    """Time limit, in ticks."""
+    max_frame_age_s: float = 0.2
+    """A camera frame older than this stops the episode."""
+
+
+Monitor = Callable[[Observation], EpisodeEnd | None]
+"""Judges the world before each decision; returns None while the episode goes on."""
+
+
+def run_episode(
+    *,
+    arm: ArmDriver,
+    cameras: Mapping[str, Camera],
+    source: CommandSource,
+    safety: SafetyFilter,
+    clock: Clock,
+    cfg: LoopCfg,
+    monitor: Monitor | None = None,
+    sinks: tuple[StepSink, ...] = (),
+) -> EpisodeResult:
+    """Drive one episode on an absolute schedule. On any exception the arm holds, sinks abort, and it is raised on."""
+    try:
+        return _loop(arm, cameras, source, safety, clock, cfg, monitor, sinks)
+    except BaseException as error:
+        arm.hold()
+        for sink in sinks:
+            with suppress(ArmflowError, OSError):  # the first error is the one to report
+                sink.abort(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _loop(
+    arm: ArmDriver,
+    cameras: Mapping[str, Camera],
+    source: CommandSource,
+    safety: SafetyFilter,
+    clock: Clock,
+    cfg: LoopCfg,
+    monitor: Monitor | None,
+    sinks: tuple[StepSink, ...],
+) -> EpisodeResult:
+    period = 1.0 / cfg.fps
+    safety.reset(arm.read())
+    start, slot = clock.now(), 0
+    tick_times: list[float] = []
+    overruns = 0
+    end = EpisodeEnd("time limit", terminated=False, success=None)
+    for _ in range(cfg.max_steps):
+        clock.sleep_until(start + slot * period)
+        tick_times.append(clock.now())
+        with_frames = bool(sinks) or source.wants_frames()
+        obs = observe(arm, cameras if with_frames else {}, clock, cfg.max_frame_age_s)
+        if monitor is not None and (judged := monitor(obs)) is not None:
+            end = judged
+            break
+        decision = source.next(obs)
+        if decision is None:
+            end = EpisodeEnd("source ended", terminated=False, success=None)
+            break
+        filtered = safety(decision.command, obs.arm, period)
+        executed = arm.command(filtered.command)
+        step = Step(obs, decision.command, executed, filtered.flags, decision)
+        for sink in sinks:
+            sink.add(step)
+        missed = max(0, int((clock.now() - start) / period + 1e-9) - slot)
+        overruns += missed
+        slot += missed + 1
+    arm.hold()
+    return EpisodeResult(end, _loop_stats(tick_times, overruns, period))
+
+
+def observe(arm: ArmDriver, cameras: Mapping[str, Camera], clock: Clock, max_frame_age_s: float) -> Observation:
+    """Read the arm, then every camera given."""
+    return Observation(
+        t=clock.now(),
+        arm=arm.read(),
+        frames={name: camera.latest(max_age_s=max_frame_age_s) for name, camera in cameras.items()},
+    )
+
+
+def _loop_stats(tick_times: list[float], overruns: int, period: float) -> LoopStats:
+    errors = np.abs(np.diff(tick_times) - period) if len(tick_times) > 1 else np.zeros(1)
+    return LoopStats(
+        steps=len(tick_times),
+        overruns=overruns,
+        period_p99_error_s=float(np.quantile(errors, 0.99)),
+        period_max_error_s=float(errors.max()),
+    )
