@@ -1,0 +1,50 @@
+"""Forward and differential inverse kinematics of the arm, through mink on the arm-only MuJoCo model."""
+
+import mink
+import mujoco
+import numpy as np
+
+from .geometry import pose
+from .twin.arm_model import TCP_SITE, build_arm_only
+from .types import Floats
+
+POSITION_COST, ORIENTATION_COST = 1.0, 0.5  # 1 m of position error weighs as 2 rad of rotation
+POSTURE_COST = 1e-3  # only resolves the redundant elbow
+LM_DAMPING = 1e-4
+LIMIT_MARGIN_RAD = 0.06  # inside the safety filter's joint margin, so that IK and filter never fight
+
+
+class Kinematics:
+    """Joint vectors (7,) rad in, tool poses X_BE (4, 4) out, and back."""
+
+    def __init__(self, posture_q: Floats) -> None:
+        """`posture_q` (7,): where the redundant elbow is drawn to, rad."""
+        self._model = build_arm_only()
+        self._configuration = mink.Configuration(self._model)
+        self._tcp = mink.FrameTask(TCP_SITE, "site", POSITION_COST, ORIENTATION_COST, lm_damping=LM_DAMPING)
+        self._posture = mink.PostureTask(self._model, POSTURE_COST)
+        self._posture.set_target(posture_q)
+        self._limits = [mink.ConfigurationLimit(self._model, min_distance_from_limits=LIMIT_MARGIN_RAD)]
+
+    def forward(self, q: Floats) -> Floats:
+        """X_BE of joint vector `q`."""
+        self._configuration.update(q)
+        site = self._configuration.data.site(TCP_SITE)
+        return pose(site.xpos, site.xmat.reshape(3, 3))
+
+    def inverse(self, X_BE: Floats, q: Floats, *, iterations: int = 8) -> Floats:
+        """Joint vector near `q` whose tool pose is closest to `X_BE` inside the joint limits.
+
+        A few Gauss-Newton steps: exact for the small moves of one control period, otherwise one step on the way.
+        """
+        self._configuration.update(q)
+        self._tcp.set_target(mink.SE3.from_matrix(X_BE))
+        for _ in range(iterations):
+            error = self._tcp.compute_error(self._configuration)
+            if np.abs(error).max() < 1e-5:
+                break
+            velocity = mink.solve_ik(
+                self._configuration, [self._tcp, self._posture], dt=1.0, solver="daqp", limits=self._limits
+            )
+            self._configuration.integrate_inplace(velocity, 1.0)
+        return self._configuration.q.copy()

@@ -1,0 +1,115 @@
+"""The FR3 as an mjSpec: published kinematics and masses, drawn with capsules so that a software renderer is fast."""
+
+import mujoco
+import numpy as np
+
+from .. import fr3
+
+# Contact bits. Robot parts touch table and objects, never each other. Walls of two vessels never touch directly (thin
+# boxes nested in thin boxes chatter): each vessel carries small knobs that touch the other's walls.
+WORLD_BIT, ROBOT_BIT, VESSEL_BIT, KNOB_BIT = 1, 2, 4, 8
+OFF_WHITE, DARK = (0.92, 0.93, 0.94, 1.0), (0.2, 0.2, 0.22, 1.0)
+PAD_FRICTION = (1.2, 0.02, 0.002)  # rubber pads: slide, torsion (m), roll (m)
+TCP_SITE, FINGERS = "tcp", ("finger_left", "finger_right")
+FINGER_STIFFNESS, FINGER_DAMPING = 4000.0, 80.0  # N/m, N s/m: saturates at the grasp force within 8 mm
+
+
+def add_arm(spec: mujoco.MjSpec) -> None:
+    """Add base, seven links, hand, fingers, servos and the `tcp` site to the world body of `spec`."""
+    spec.compiler.degree = False
+    parent = spec.worldbody.add_body(name="base")
+    for i, capsule in enumerate(fr3.BASE_CAPSULES):
+        _capsule(parent, f"base_{i}", capsule, OFF_WHITE)
+    for i, link in enumerate(fr3.LINKS):
+        parent = _add_link(parent, i, link)
+    _add_hand(parent)
+    for i, joint in enumerate(fr3.SPEC.joint_names):
+        _position_servo(spec, joint, fr3.STIFFNESS[i], fr3.DAMPING[i], fr3.SPEC.tau_max[i])
+    for finger in FINGERS:
+        _position_servo(spec, finger, FINGER_STIFFNESS, FINGER_DAMPING, fr3.GRASP_FORCE)
+
+
+def _add_link(parent: mujoco.MjsBody, index: int, link: fr3.Link) -> mujoco.MjsBody:
+    body = parent.add_body(name=f"link{index + 1}", pos=link.pos, quat=link.quat, gravcomp=1)
+    body.explicitinertial = True
+    body.mass, body.ipos, body.iquat, body.inertia = link.mass, link.com, link.inertia_quat, link.inertia
+    body.add_joint(
+        name=fr3.SPEC.joint_names[index],
+        axis=(0, 0, 1),
+        range=(fr3.SPEC.q_min[index], fr3.SPEC.q_max[index]),
+        limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+        armature=link.armature,
+    )
+    for i, capsule in enumerate(link.capsules):
+        _capsule(body, f"link{index + 1}_{i}", capsule, OFF_WHITE if i == 0 else DARK)
+    return body
+
+
+def _capsule(body: mujoco.MjsBody, name: str, capsule: tuple[fr3.Vec, fr3.Vec, float], rgba: fr3.Vec) -> None:
+    start, end, radius = capsule
+    body.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_CAPSULE,
+        fromto=(*start, *end),
+        size=(radius, 0, 0),
+        rgba=rgba,
+        contype=ROBOT_BIT,
+        conaffinity=WORLD_BIT | VESSEL_BIT,
+        mass=0,
+    )
+
+
+def _add_hand(flange: mujoco.MjsBody) -> None:
+    hand = flange.add_body(name="hand", pos=fr3.HAND_POS, quat=fr3.HAND_QUAT, gravcomp=1)
+    hand.explicitinertial = True
+    hand.mass, hand.ipos, hand.inertia = fr3.HAND_MASS, fr3.HAND_COM, fr3.HAND_INERTIA
+    _box(hand, "hand", (0, 0, 0.033), (0.025, 0.1, 0.033), OFF_WHITE)
+    hand.add_site(name=TCP_SITE, pos=(0, 0, fr3.TCP_Z), size=(0.005, 0, 0), rgba=(0, 0, 0, 0))
+    for name, sign in zip(FINGERS, (1.0, -1.0), strict=True):
+        finger = hand.add_body(name=name, pos=(0, 0, fr3.FINGER_Z), gravcomp=1)
+        finger.explicitinertial = True
+        finger.mass, finger.inertia = fr3.FINGER_MASS, fr3.FINGER_INERTIA
+        finger.add_joint(
+            name=name,
+            type=mujoco.mjtJoint.mjJNT_SLIDE,
+            axis=(0, sign, 0),
+            range=(0, fr3.FINGER_TRAVEL),
+            limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+            armature=0.1,  # kg: the spindle drive; keeps contact with a heavy hand stable at 2 ms
+        )
+        _box(finger, f"{name}_body", (0, sign * 0.014, 0.018), (0.009, 0.009, 0.018), DARK)
+        # The pad's inner face is at y = 0 when the finger is closed.
+        pad = _box(finger, f"{name}_pad", (0, sign * 0.005, 0.0405), (0.0095, 0.005, 0.0125), DARK)
+        pad.friction, pad.condim, pad.priority = PAD_FRICTION, 4, 1
+
+
+def _box(body: mujoco.MjsBody, name: str, pos: fr3.Vec, half: fr3.Vec, rgba: fr3.Vec) -> mujoco.MjsGeom:
+    return body.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        pos=pos,
+        size=half,
+        rgba=rgba,
+        contype=ROBOT_BIT,
+        conaffinity=WORLD_BIT | VESSEL_BIT,
+        mass=0,
+    )
+
+
+def _position_servo(spec: mujoco.MjSpec, joint: str, kp: float, kd: float, limit: float) -> None:
+    """Actuator on `joint`: force = kp (ctrl - q) - kd dq, clipped to +-limit; ctrl = q_des + kd/kp dq_des gives dq feed-forward."""
+    actuator = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+    actuator.gaintype, actuator.biastype = mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtBias.mjBIAS_AFFINE
+    actuator.gainprm = np.array([kp, *np.zeros(9)])
+    actuator.biasprm = np.array([0.0, -kp, -kd, *np.zeros(7)])
+    actuator.forcelimited, actuator.forcerange = mujoco.mjtLimited.mjLIMITED_TRUE, (-limit, limit)
+
+
+def build_arm_only() -> mujoco.MjModel:
+    """Just the arm with its fingers fixed, seven degrees of freedom, for kinematics."""
+    spec = mujoco.MjSpec()
+    add_arm(spec)
+    for finger in FINGERS:
+        spec.delete(spec.actuator(finger))
+        spec.delete(spec.joint(finger))
+    return spec.compile()

@@ -1,0 +1,67 @@
+"""The twin's arm and cameras, behind the same protocols as hardware."""
+
+import mujoco
+import numpy as np
+
+from .. import fr3
+from ..errors import StaleReading
+from ..types import ArmCommand, ArmState, CameraSpec, RgbdFrame
+from .depth_noise import stereo_depth_mm
+from .render import SceneRenderer
+from .sim import Twin
+
+
+class TwinArm:
+    """ArmDriver on the twin; measurements carry the rig's sensor noise."""
+
+    spec = fr3.SPEC
+
+    def __init__(self, twin: Twin, rng: np.random.Generator) -> None:
+        self._twin, self._rng = twin, rng
+
+    def read(self) -> ArmState:
+        self._twin.sync()
+        q, dq, effort, gripper = self._twin.joint_state()
+        noise = self._twin.rig.twin
+        return ArmState(
+            t=self._twin.clock.now(),
+            q=q + noise.q_noise_rad * self._rng.standard_normal(7),
+            dq=dq + noise.dq_noise_rad_s * self._rng.standard_normal(7),
+            effort=effort,
+            gripper=gripper,
+        )
+
+    def command(self, cmd: ArmCommand) -> ArmCommand:
+        self._twin.send(cmd)
+        return cmd
+
+    def hold(self) -> None:
+        self._twin.hold()
+
+
+class TwinCamera:
+    """Camera on the twin: exposes at the rig's rate, delivers after the rig's latency, repeats a frame if asked early."""
+
+    def __init__(self, twin: Twin, spec: CameraSpec, renderer: SceneRenderer, rng: np.random.Generator) -> None:
+        self.spec = spec
+        self._twin, self._renderer, self._rng = twin, renderer, rng
+        self._data = mujoco.MjData(twin.model)
+        mujoco.mj_forward(twin.model, self._data)
+        self._last: RgbdFrame | None = None
+
+    def latest(self, *, max_age_s: float) -> RgbdFrame:
+        self._twin.sync()
+        now, latency = self._twin.clock.now(), self._twin.rig.twin.camera_latency_s
+        ready = [s for s in self._twin.snapshots if s.t + latency <= now + 1e-9] or [self._twin.snapshots[0]]
+        newest = ready[-1]
+        if now - newest.t > max_age_s:
+            raise StaleReading(self.spec.name, f"newest frame is {now - newest.t:.2f} s old, allowed is {max_age_s} s")
+        if self._last is None or (self._last.t, self._last.frame_number) != (newest.t, newest.frame_number):
+            self._data.qpos[:] = newest.qpos
+            mujoco.mj_kinematics(self._twin.model, self._data)
+            mujoco.mj_camlight(self._twin.model, self._data)
+            rgb, depth = self._renderer.render(self._data, self.spec.name, self.spec.width, self.spec.height)
+            sigma = self._twin.rig.twin.depth_noise_px
+            depth_mm = stereo_depth_mm(depth, float(self.spec.K[0, 0]), sigma, self._rng)
+            self._last = RgbdFrame(newest.t, newest.frame_number, rgb, depth_mm)
+        return self._last

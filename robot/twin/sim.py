@@ -1,0 +1,125 @@
+"""The twin: physics that follows a clock, a joint servo that follows commands, and frames as the cameras take them.
+
+Nothing runs in the background. Whoever reads, commands or renders first lets the physics catch up with the clock, which
+looks the same from outside as a simulation in its own thread; with a SimClock it runs as fast as it can.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from .. import fr3
+from ..clock import Clock
+from ..rig import Rig
+from ..types import ArmCommand, Floats
+from .arm_model import FINGERS, TCP_SITE
+
+SETTLE_S = 0.3  # s of physics after a reset, so that objects rest on the table
+MAX_FRAMES = 8  # snapshots kept: more than the largest sensible camera latency
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The world at the instant a camera exposed."""
+
+    t: float
+    frame_number: int
+    qpos: Floats
+
+
+class Twin:
+    """One cell. `TwinArm` and `TwinCamera` are its devices; tasks look at `data` as an all-knowing observer."""
+
+    def __init__(self, rig: Rig, model: mujoco.MjModel, clock: Clock) -> None:
+        self.rig, self.model, self.clock = rig, model, clock
+        self.data = mujoco.MjData(model)
+        self._dt = float(model.opt.timestep)
+        self._arm_q = np.array([model.joint(n).qposadr[0] for n in fr3.SPEC.joint_names])
+        self._finger_q = np.array([model.joint(n).qposadr[0] for n in FINGERS])
+        self._feed_forward = fr3.DAMPING / fr3.STIFFNESS
+        self._camera_period = 1.0 / max(c.fps for c in rig.cameras)
+        self._pending: deque[tuple[float, ArmCommand]] = deque()
+        self.snapshots: deque[Snapshot] = deque(maxlen=MAX_FRAMES)
+        self._t0 = clock.now()
+        self.place({}, np.array(rig.arm.home_q))
+
+    def place(self, objects: Mapping[str, Floats], q: Floats) -> None:
+        """Put free bodies at poses [x y z qw qx qy qz] and the arm at `q`, gripper open; let things settle."""
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[self._arm_q] = q
+        self.data.qpos[self._finger_q] = fr3.FINGER_TRAVEL
+        for name, pose in objects.items():
+            address = self.model.joint(name).qposadr[0]
+            self.data.qpos[address : address + 7] = pose
+        self._q_ref, self._q_goal, self._slope = q.copy(), q.copy(), np.zeros(7)
+        self._grip_ref = self._grip_goal = fr3.FINGER_TRAVEL
+        self._pending.clear()
+        for _ in range(round(SETTLE_S / self._dt)):
+            self._step()
+        self.data.time = 0.0
+        self._t0 = self.clock.now()
+        self.snapshots.clear()
+        self._next_frame = 0
+        self._expose()
+
+    def sync(self) -> None:
+        """Let the physics catch up with the clock."""
+        due = self.clock.now() - self._t0
+        while self.data.time + 0.5 * self._dt < due:
+            self._follow_commands()
+            self._step()
+            if self.data.time + 0.5 * self._dt >= self._next_frame * self._camera_period:
+                self._expose()
+
+    def send(self, cmd: ArmCommand) -> None:
+        """Queue a command; the servo starts to follow it after the rig's command latency."""
+        self.sync()
+        self._pending.append((self.data.time + self.rig.twin.command_latency_s, cmd))
+
+    def hold(self) -> None:
+        """Drop queued commands and stay at the current reference."""
+        self._pending.clear()
+        self._q_goal, self._slope = self._q_ref.copy(), np.zeros(7)
+
+    def joint_state(self) -> tuple[Floats, Floats, Floats, float]:
+        """True q, dq, actuator torque (7,) each, and gripper opening 0..1."""
+        d = self.data
+        opening = float(d.qpos[self._finger_q].sum()) / fr3.SPEC.gripper_width_m
+        return d.qpos[self._arm_q].copy(), d.qvel[:7].copy(), d.actuator_force[:7].copy(), opening
+
+    def tcp(self) -> Floats:
+        """(4, 4) true pose of the tool centre point."""
+        site = self.data.site(TCP_SITE)
+        X = np.eye(4)
+        X[:3, :3], X[:3, 3] = site.xmat.reshape(3, 3), site.xpos
+        return X
+
+    def wall_time(self, sim_time: float) -> float:
+        return self._t0 + sim_time
+
+    def _follow_commands(self) -> None:
+        while self._pending and self._pending[0][0] <= self.data.time + 0.5 * self._dt:
+            _, cmd = self._pending.popleft()
+            # First-order hold: reach the target when the next command is due.
+            self._q_goal = cmd.q
+            self._slope = (cmd.q - self._q_ref) * self.rig.control_hz
+            self._grip_goal = cmd.gripper * fr3.FINGER_TRAVEL
+
+    def _step(self) -> None:
+        step = self._slope * self._dt
+        left = self._q_goal - self._q_ref
+        arrived = np.abs(left) <= np.abs(step)
+        self._q_ref = np.where(arrived, self._q_goal, self._q_ref + step)
+        self._slope = np.where(arrived, 0.0, self._slope)
+        grip_step = fr3.FINGER_SPEED * self._dt
+        self._grip_ref += min(max(self._grip_goal - self._grip_ref, -grip_step), grip_step)
+        self.data.ctrl[:7] = self._q_ref + self._feed_forward * self._slope
+        self.data.ctrl[7:] = self._grip_ref
+        mujoco.mj_step(self.model, self.data)
+
+    def _expose(self) -> None:
+        self.snapshots.append(Snapshot(self.wall_time(self.data.time), self._next_frame, self.data.qpos.copy()))
+        self._next_frame += 1
