@@ -10,6 +10,7 @@ from .. import fr3
 WORLD_BIT, ROBOT_BIT, VESSEL_BIT, KNOB_BIT = 1, 2, 4, 8
 OFF_WHITE, DARK = (0.92, 0.93, 0.94, 1.0), (0.2, 0.2, 0.22, 1.0)
 PAD_FRICTION = (1.2, 0.02, 0.002)  # rubber pads: slide, torsion (m), roll (m)
+PAD_SOLREF, PAD_SOLIMP = (0.005, 1.0), (0.97, 0.995, 0.001, 0.5, 2.0)  # stiff: a soft pad lets a squeezed fruit pop out
 TCP_SITE, FINGERS = "tcp", ("finger_left", "finger_right")
 FINGER_STIFFNESS, FINGER_DAMPING = 4000.0, 80.0  # N/m, N s/m: saturates at the grasp force within 8 mm
 
@@ -80,7 +81,8 @@ def _add_hand(flange: mujoco.MjsBody) -> None:
         _box(finger, f"{name}_body", (0, sign * 0.014, 0.018), (0.009, 0.009, 0.018), DARK)
         # The pad's inner face is at y = 0 when the finger is closed.
         pad = _box(finger, f"{name}_pad", (0, sign * 0.005, 0.0405), (0.0095, 0.005, 0.0125), DARK)
-        pad.friction, pad.condim, pad.priority = PAD_FRICTION, 4, 1
+        pad.friction, pad.condim, pad.priority = PAD_FRICTION, 4, 1  # the pad decides how a contact with it behaves
+        pad.solref, pad.solimp = PAD_SOLREF, PAD_SOLIMP
 
 
 def _box(body: mujoco.MjsBody, name: str, pos: fr3.Vec, half: fr3.Vec, rgba: fr3.Vec) -> mujoco.MjsGeom:

@@ -1,5 +1,7 @@
 """The twin's arm and cameras, behind the same protocols as hardware."""
 
+from collections.abc import Callable
+
 import mujoco
 import numpy as np
 
@@ -42,7 +44,9 @@ class TwinArm:
 class TwinCamera:
     """Camera on the twin: exposes at the rig's rate, delivers after the rig's latency, repeats a frame if asked early."""
 
-    def __init__(self, twin: Twin, spec: CameraSpec, renderer: SceneRenderer, rng: np.random.Generator) -> None:
+    def __init__(
+        self, twin: Twin, spec: CameraSpec, renderer: Callable[[], SceneRenderer], rng: np.random.Generator
+    ) -> None:
         self.spec = spec
         self._twin, self._renderer, self._rng = twin, renderer, rng
         self._data = mujoco.MjData(twin.model)
@@ -60,7 +64,7 @@ class TwinCamera:
             self._data.qpos[:] = newest.qpos
             mujoco.mj_kinematics(self._twin.model, self._data)
             mujoco.mj_camlight(self._twin.model, self._data)
-            rgb, depth = self._renderer.render(self._data, self.spec.name, self.spec.width, self.spec.height)
+            rgb, depth = self._renderer().render(self._data, self.spec.name, self.spec.width, self.spec.height)
             sigma = self._twin.rig.twin.depth_noise_px
             depth_mm = stereo_depth_mm(depth, float(self.spec.K[0, 0]), sigma, self._rng)
             self._last = RgbdFrame(newest.t, newest.frame_number, rgb, depth_mm)

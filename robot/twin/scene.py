@@ -41,7 +41,7 @@ def build_cell(
     option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     # Elliptic cones with a high impedance ratio: otherwise a held sphere creeps out of the fingers.
     option.cone, option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 20.0
-    option.iterations, option.ls_iterations = 20, 10
+    option.iterations, option.ls_iterations = 100, 50
     quality = spec.visual.quality
     quality.shadowsize, quality.offsamples = 0, 0
     quality.numslices, quality.numstacks, quality.numquads = SPHERE_SLICES, SPHERE_SLICES // 2, 1

@@ -1,0 +1,85 @@
+"""A twin ready for episodes: reset to a task and a seed, then hand its devices to the control loop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arm import ArmDriver
+from ..camera import Camera
+from ..clock import Clock, SimClock
+from ..rig import Rig
+from ..safety import JointSafety, SafetyFilter
+from ..types import CameraSpec
+from .devices import TwinArm, TwinCamera
+from .render import SceneRenderer
+from .scene import build_cell
+from .sim import Twin
+from .task import Judge, Layout, Task
+from .world import World
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """Everything one episode in the twin needs."""
+
+    layout: Layout
+    twin: Twin
+    world: World
+    judge: Judge
+    arm: ArmDriver
+    cameras: dict[str, Camera]
+    safety: SafetyFilter
+
+
+class Cell:
+    """Context manager that owns models and renderers; consecutive episodes of a task share them."""
+
+    def __init__(self, rig: Rig, clock: Clock | None = None) -> None:
+        self.rig, self.clock = rig, clock or SimClock()
+        self._key: object = None
+        self._twin: Twin | None = None
+        self._renderer: SceneRenderer | None = None
+
+    def __enter__(self) -> "Cell":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+
+    def reset(self, task: Task, seed: int) -> Episode:
+        """The same task and seed always give the same episode start and the same sensor noise."""
+        rng = np.random.default_rng([seed, *task.name.encode()])
+        layout = task.layout(rng, np.array(self.rig.arm.home_q))
+        twin = self._twin_for(layout)
+        twin.place(layout.poses, layout.home_q)
+        world = World(twin)
+        return Episode(
+            layout=layout,
+            twin=twin,
+            world=world,
+            judge=Judge(world, layout),
+            arm=TwinArm(twin, rng),
+            cameras={spec.name: TwinCamera(twin, spec, self._shared_renderer, rng) for spec in self._specs(layout)},
+            safety=JointSafety(TwinArm.spec, self.rig.safety),
+        )
+
+    def _specs(self, layout: Layout) -> Sequence[CameraSpec]:
+        return layout.cameras or [c.spec() for c in self.rig.cameras]
+
+    def _twin_for(self, layout: Layout) -> Twin:
+        if self._twin is None or layout.model_key != self._key:
+            if self._renderer is not None:
+                self._renderer.close()
+                self._renderer = None
+            model = build_cell(self.rig, layout.things, appearance=layout.appearance, cameras=layout.cameras)
+            self._twin, self._key = Twin(self.rig, model, self.clock), layout.model_key
+        return self._twin
+
+    def _shared_renderer(self) -> SceneRenderer:
+        """Made on first use: an episode without images needs no OpenGL."""
+        if self._renderer is None:
+            assert self._twin is not None
+            self._renderer = SceneRenderer(self._twin.model)
+        return self._renderer

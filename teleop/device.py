@@ -1,0 +1,46 @@
+"""The seam every teleoperation device fits: what a person (or a script) wants right now."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from ..robot.types import ArmState, Floats
+
+
+class TeleopEvent(Enum):
+    """Things an operator says besides where to move."""
+
+    SUCCESS = auto()  # end the episode, it worked
+    FAILURE = auto()  # end the episode, it did not
+    DISCARD = auto()  # end the episode and throw it away
+
+
+@dataclass(frozen=True, eq=False)
+class ToolDelta:
+    """Move the tool by this much within one control period."""
+
+    translation_m: Floats  # (3,) in the base frame
+    rotation_rad: Floats  # (3,) rotation vector in the base frame
+
+
+@dataclass(frozen=True, eq=False)
+class ToolPose:
+    """Bring the tool to this pose."""
+
+    X_BE: Floats  # (4, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class TeleopInput:
+    """One reading of a device."""
+
+    engaged: bool  # the dead-man is held; without it the arm stays
+    target: ToolDelta | ToolPose | None
+    gripper: float  # wanted opening, 0 closed .. 1 open
+    event: TeleopEvent | None = None
+
+
+class TeleopDevice(Protocol):
+    def read(self, state: ArmState) -> TeleopInput: ...
+
+

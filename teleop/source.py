@@ -1,0 +1,49 @@
+"""From what a person wants to joint targets: the CommandSource of every teleoperated episode."""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ..robot.control import Decision
+from ..robot.kinematics import Kinematics
+from ..robot.types import ArmCommand, ControlMode, Floats, Observation
+from .device import TeleopDevice, TeleopEvent, ToolDelta
+
+
+class TeleopSource:
+    """Integrates a device's wishes into a tool pose and solves for joints near the last ones.
+
+    Without the dead-man the arm holds its last target, and the tool pose is taken up again from there: no jump.
+    """
+
+    def __init__(self, device: TeleopDevice, kinematics: Kinematics, mode: ControlMode = ControlMode.HUMAN) -> None:
+        self._device, self._kinematics, self._mode = device, kinematics, mode
+        self._q: Floats | None = None
+        self._X_BE = np.eye(4)
+        self.event: TeleopEvent | None = None
+
+    def wants_frames(self) -> bool:
+        return False
+
+    def next(self, obs: Observation) -> Decision | None:
+        if self._q is None:
+            self._q = obs.arm.q.copy()
+            self._X_BE = self._kinematics.forward(self._q)
+        wish = self._device.read(obs.arm)
+        if wish.event is not None:
+            self.event = wish.event
+            return None
+        if wish.engaged and wish.target is not None:
+            target = wish.target
+            self._X_BE = moved(self._X_BE, target) if isinstance(target, ToolDelta) else target.X_BE
+            self._q = self._kinematics.inverse(self._X_BE, self._q)
+            # Where the joints can really go, so that a wish out of reach does not wind up.
+            self._X_BE = self._kinematics.forward(self._q)
+        return Decision(ArmCommand(self._q, wish.gripper), self._mode)
+
+
+def moved(X_BE: Floats, delta: ToolDelta) -> Floats:
+    """The pose after translating and rotating it by `delta`, both in base axes, about the tool's own origin."""
+    X = X_BE.copy()
+    X[:3, 3] += delta.translation_m
+    X[:3, :3] = Rotation.from_rotvec(delta.rotation_rad).as_matrix() @ X_BE[:3, :3]
+    return X
