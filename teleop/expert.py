@@ -35,6 +35,8 @@ class ExpertCfg:
     """Standard deviation of slow random wandering of the path in free space."""
     grip_ticks: int = 5
     """Control periods spent closing or opening."""
+    miss_rate: float = 0.0
+    """Chance that the first grasp misses on purpose, to show how one recovers."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class _Goal:
     speed: float
     wander: bool = False
     dwell: int = 0  # ticks to stay after arriving
+    mistake: bool = False  # part of a deliberate miss
 
 
 class ScriptedExpert:
@@ -61,6 +64,7 @@ class ScriptedExpert:
         self._yaw = 0.0
         self._speed = 0.0
         self._wander = np.zeros(3)
+        self._misses = rng.random() < self._cfg.miss_rate
         self._path = self._script()
         self._goal = next(self._path)
         self._dwelt = 0
@@ -75,16 +79,24 @@ class ScriptedExpert:
         target = ToolPose(pose(self._position + noise, down_facing(self._yaw)))
         return TeleopInput(engaged=True, target=target, gripper=self._goal.gripper)
 
+    @property
+    def making_mistake(self) -> bool:
+        """Whether the current motion is a deliberate miss, not to be imitated."""
+        return self._goal.mistake
+
     def _script(self) -> Iterator[_Goal]:
         """Goals one after the other; each is computed when the previous one is reached, from where things are then."""
         cfg, thing = self._cfg, self._layout.movable
-        for _ in range(MAX_ATTEMPTS):
+        for attempt in range(MAX_ATTEMPTS):
+            miss = self._misses and attempt == 0
+            error = self._miss_offset() if miss else np.zeros(3)
             grasp, yaw = self._grasp()
-            above = np.array([grasp[0], grasp[1], cfg.travel_height_m * 0.75])
-            yield _Goal(above, yaw, OPEN, cfg.speed_m_s, wander=True)
+            above = np.array([*(grasp + error)[:2], cfg.travel_height_m * 0.75])
+            yield _Goal(above, yaw, OPEN, cfg.speed_m_s, wander=True, mistake=miss)
             grasp, yaw = self._grasp()
-            yield _Goal(grasp, yaw, OPEN, cfg.slow_m_s * 1.5)
-            yield _Goal(grasp, yaw, CLOSED, cfg.slow_m_s, dwell=cfg.grip_ticks)
+            grasp = grasp + error
+            yield _Goal(grasp, yaw, OPEN, cfg.slow_m_s * 1.5, mistake=miss)
+            yield _Goal(grasp, yaw, CLOSED, cfg.slow_m_s, dwell=cfg.grip_ticks, mistake=miss)
             lifted = np.array([grasp[0], grasp[1], cfg.travel_height_m])
             yield _Goal(lifted, yaw, CLOSED, cfg.speed_m_s)
             if not self._world.held(thing.name):
@@ -101,6 +113,11 @@ class ScriptedExpert:
         """Tool position and yaw for grasping the thing where it is now."""
         thing = self._layout.movable
         return grasp_pose(thing, self._world.position(thing.name), self._world.rotation(thing.name))
+
+    def _miss_offset(self) -> Floats:
+        """(3,) m: two to five centimetres sideways and up to one upwards."""
+        angle, distance = self._rng.uniform(0, 2 * np.pi), self._rng.uniform(0.02, 0.05)
+        return np.array([distance * np.cos(angle), distance * np.sin(angle), self._rng.uniform(0.0, 0.01)])
 
     def _release_points(self) -> tuple[Floats, Floats]:
         """Tool positions over the target, and where to let go, given how the thing hangs in the gripper."""
