@@ -97,8 +97,8 @@ def load_registration(folder: Path) -> Registration:
 
 def _check(request: TrialRequest) -> None:
     names = [policy.name for policy in request.policies]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"policies must have different names, got {', '.join(names)}")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ConfigError(f"a comparison needs two or more policies of different names, got {', '.join(names)}")
     if request.reference not in names:
         raise ConfigError(f"reference {request.reference!r} is not among the policies: {', '.join(names)}")
     if not 0 < request.alpha < 1:

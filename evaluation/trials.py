@@ -68,9 +68,6 @@ class TrialKey:
     def sha256(self) -> str:
         return digest(asdict(self))
 
-    def code_of(self, name: str) -> str | None:
-        return next((code for code, policy in self.policies.items() if policy.name == name), None)
-
 
 @dataclass(frozen=True)
 class TrialPlan:
