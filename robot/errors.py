@@ -13,8 +13,11 @@ class DeviceError(ArmflowError):
     """Something is wrong with a device; `device` names it."""
 
     def __init__(self, device: str, message: str) -> None:
-        super().__init__(f"{device}: {message}")
-        self.device = device
+        super().__init__(device, message)  # the arguments as given, so that the error survives pickling by a worker
+        self.device, self.message = device, message
+
+    def __str__(self) -> str:
+        return f"{self.device}: {self.message}"
 
 
 class DeviceNotFound(DeviceError):
@@ -37,8 +40,11 @@ class SafetyStop(ArmflowError):
     """The safety filter refused a command and the arm was told to hold."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"safety stop: {reason}")
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"safety stop: {self.reason}"
 
 
 class OperatorNeeded(ArmflowError):

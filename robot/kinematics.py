@@ -10,7 +10,8 @@ from .types import Floats
 
 POSITION_COST, ORIENTATION_COST = 1.0, 0.5  # 1 m of position error weighs as 2 rad of rotation
 POSTURE_COST = 1e-3  # only resolves the redundant elbow
-LM_DAMPING = 1e-4
+LM_DAMPING = 1e-3
+MAX_STEP_RAD = 0.15  # per iteration, on the joint that moves most
 LIMIT_MARGIN_RAD = 0.06  # inside the safety filter's joint margin, so that IK and filter never fight
 
 
@@ -46,5 +47,7 @@ class Kinematics:
             velocity = mink.solve_ik(
                 self._configuration, [self._tcp, self._posture], dt=1.0, solver="daqp", limits=self._limits
             )
-            self._configuration.integrate_inplace(velocity, 1.0)
+            # Far from the target an unbounded step can jump to another branch of solutions.
+            step = velocity * min(1.0, MAX_STEP_RAD / max(float(np.abs(velocity).max()), 1e-9))
+            self._configuration.integrate_inplace(step, 1.0)
         return self._configuration.q.copy()

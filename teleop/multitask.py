@@ -24,6 +24,9 @@ from .expert import ExpertCfg, ScriptedExpert
 from .source import TeleopSource
 
 
+MAX_START_TURN_RAD = 1.2  # further from home, inverse kinematics may have found another branch
+
+
 @dataclass(frozen=True)
 class MultitaskCfg:
     """How much scripted data, and how it is sampled."""
@@ -102,7 +105,7 @@ def _make_shard(rig: Rig, shard: Path, cfg: MultitaskCfg, first_seed: int) -> No
             result = run_episode(
                 arm=episode.arm,
                 cameras=episode.cameras,
-                source=TeleopSource(expert, kinematics),
+                source=TeleopSource(expert, kinematics, rig.control_hz),
                 safety=episode.safety,
                 clock=cell.clock,
                 cfg=LoopCfg(fps=rig.control_hz),
@@ -116,15 +119,17 @@ def _make_shard(rig: Rig, shard: Path, cfg: MultitaskCfg, first_seed: int) -> No
 
 
 def _scattered_q(kinematics: Kinematics, episode: Episode, rng: np.random.Generator) -> Floats:
-    """Joints for a tool position anywhere over the table, clear of the things on it."""
+    """Joints for a tool position anywhere over the table, clear of the things on it, the elbow as it is at home."""
+    home = episode.layout.home_q
     while True:
         position = rng.uniform((0.34, -0.25, 0.07), (0.62, 0.25, 0.28))
         gaps = [np.hypot(*(p[:2] - position[:2])) for p in episode.layout.poses.values()]
-        if position[2] > 0.14 or min(gaps) > 0.17:
-            break
-    q = episode.layout.home_q
-    X_BE = pose(position, down_facing(rng.normal(0, 0.1)))
-    return kinematics.inverse(X_BE, q, iterations=30)
+        if position[2] < 0.14 and min(gaps) < 0.17:
+            continue
+        X_BE = pose(position, down_facing(rng.normal(0, 0.1)))
+        q = kinematics.inverse(X_BE, home, iterations=30)
+        if np.abs(kinematics.forward(q) - X_BE).max() < 1e-3 and np.abs(q - home).max() < MAX_START_TURN_RAD:
+            return q
 
 
 def _append(rows: dict[str, list[np.ndarray]], sink: _Collector, episode: int, phase: int, cfg: MultitaskCfg) -> None:

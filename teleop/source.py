@@ -8,6 +8,7 @@ from ..robot.kinematics import Kinematics
 from ..robot.types import ArmCommand, ControlMode, Floats, Observation
 from .device import TeleopDevice, TeleopEvent, ToolDelta
 
+MAX_TOOL_SPEED_M_S, MAX_TOOL_TURN_RAD_S = 0.6, 1.5  # a device that asks for more gets there later, not faster
 
 class TeleopSource:
     """Integrates a device's wishes into a tool pose and solves for joints near the last ones.
@@ -15,8 +16,15 @@ class TeleopSource:
     Without the dead-man the arm holds its last target, and the tool pose is taken up again from there: no jump.
     """
 
-    def __init__(self, device: TeleopDevice, kinematics: Kinematics, mode: ControlMode = ControlMode.HUMAN) -> None:
+    def __init__(
+        self,
+        device: TeleopDevice,
+        kinematics: Kinematics,
+        control_hz: float,
+        mode: ControlMode = ControlMode.HUMAN,
+    ) -> None:
         self._device, self._kinematics, self._mode = device, kinematics, mode
+        self._period = 1.0 / control_hz
         self._q: Floats | None = None
         self._X_BE = np.eye(4)
         self.event: TeleopEvent | None = None
@@ -34,8 +42,11 @@ class TeleopSource:
             return None
         if wish.engaged and wish.target is not None:
             target = wish.target
-            self._X_BE = moved(self._X_BE, target) if isinstance(target, ToolDelta) else target.X_BE
-            self._q = self._kinematics.inverse(self._X_BE, self._q)
+            wanted = moved(self._X_BE, target) if isinstance(target, ToolDelta) else target.X_BE
+            nearer = towards(
+                self._X_BE, wanted, MAX_TOOL_SPEED_M_S * self._period, MAX_TOOL_TURN_RAD_S * self._period
+            )
+            self._q = self._kinematics.inverse(nearer, self._q)
             # Where the joints can really go, so that a wish out of reach does not wind up.
             self._X_BE = self._kinematics.forward(self._q)
         return Decision(ArmCommand(self._q, wish.gripper), self._mode)
@@ -47,3 +58,12 @@ def moved(X_BE: Floats, delta: ToolDelta) -> Floats:
     X[:3, 3] += delta.translation_m
     X[:3, :3] = Rotation.from_rotvec(delta.rotation_rad).as_matrix() @ X_BE[:3, :3]
     return X
+
+
+def towards(X: Floats, X_goal: Floats, max_move_m: float, max_turn_rad: float) -> Floats:
+    """The pose on the way from `X` to `X_goal`, no further than the two bounds allow."""
+    move = X_goal[:3, 3] - X[:3, 3]
+    turn = Rotation.from_matrix(X_goal[:3, :3] @ X[:3, :3].T).as_rotvec()
+    move *= min(1.0, max_move_m / max(float(np.linalg.norm(move)), 1e-9))
+    turn *= min(1.0, max_turn_rad / max(float(np.linalg.norm(turn)), 1e-9))
+    return moved(X, ToolDelta(move, turn))
