@@ -1,0 +1,91 @@
+"""Keyboard teleoperation through pynput: small tool moves while the dead-man key is held.
+
+    hold shift    let the arm move            space   open or close the gripper
+    w s           away from / to the base     enter   end the episode: it worked
+    a d           left / right                x       end the episode: it failed
+    r f           up / down                   esc     end the episode and throw it away
+    q e           turn the tool
+"""
+
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ..robot.errors import DeviceNotFound
+from ..robot.types import ArmState
+from .device import TeleopEvent, TeleopInput, ToolDelta
+
+SPEED_M_S, TURN_RAD_S = 0.12, 0.6
+DIRECTIONS: dict[str, tuple[float, ...]] = {
+    "w": (1, 0, 0, 0), "s": (-1, 0, 0, 0),
+    "a": (0, 1, 0, 0), "d": (0, -1, 0, 0),
+    "r": (0, 0, 1, 0), "f": (0, 0, -1, 0),
+    "q": (0, 0, 0, 1), "e": (0, 0, 0, -1),
+}  # fmt: skip
+EVENTS = {"enter": TeleopEvent.SUCCESS, "x": TeleopEvent.FAILURE, "esc": TeleopEvent.DISCARD}
+
+
+class KeyboardDevice:
+    """TeleopDevice. Keeps the set of held keys, because auto-repeat sends presses nobody made."""
+
+    def __init__(self, control_hz: float) -> None:
+        self._period = 1.0 / control_hz
+        self._lock = threading.Lock()
+        self._held: set[str] = set()
+        self._gripper = 1.0
+        self._event: TeleopEvent | None = None
+        self._listener: Any = None
+
+    def __enter__(self) -> Self:
+        try:
+            from pynput import keyboard
+        except ImportError as error:  # pynput raises this, too, when there is no display
+            raise DeviceNotFound(
+                "keyboard", f"pynput cannot listen here ({error}). It needs an X display: run on the robot computer's "
+                "desktop or set DISPLAY; `--device scripted` needs none"
+            ) from error  # fmt: skip
+        self._listener = keyboard.Listener(
+            on_press=lambda key: self.press(_name(key)), on_release=lambda key: self.release(_name(key))
+        )
+        self._listener.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.stop()
+
+    def press(self, key: str) -> None:
+        with self._lock:
+            fresh = key not in self._held
+            self._held.add(key)
+            if fresh and key == "space":
+                self._gripper = 1.0 - self._gripper
+            if key in EVENTS:
+                self._event = EVENTS[key]
+
+    def release(self, key: str) -> None:
+        with self._lock:
+            self._held.discard(key)
+
+    def read(self, state: ArmState) -> TeleopInput:
+        with self._lock:
+            held, gripper, event = set(self._held), self._gripper, self._event
+            self._event = None
+        wish = sum((np.array(DIRECTIONS[k], dtype=np.float64) for k in held if k in DIRECTIONS), np.zeros(4))
+        delta = ToolDelta(
+            translation_m=wish[:3] * SPEED_M_S * self._period,
+            rotation_rad=np.array([0.0, 0.0, wish[3]]) * TURN_RAD_S * self._period,
+        )
+        return TeleopInput(engaged="shift" in held, target=delta, gripper=gripper, event=event)
+
+
+def _name(key: Any) -> str:
+    """'a' for letters whatever the shift state, 'space', 'shift', 'esc' for the others."""
+    char = getattr(key, "char", None)
+    if char is not None:
+        return str(char).lower()
+    name = str(getattr(key, "name", key))
+    return "shift" if name.startswith("shift") else name

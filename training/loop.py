@@ -1,0 +1,140 @@
+"""The one training loop: SFT, RL token, critics, policy extraction and pretraining are stages that it runs."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from . import checkpoint
+
+Metrics = dict[str, float]
+
+
+class Stage(Protocol):
+    """What differs between trainings. The batch of a step depends on `rng` alone, so a resumed run repeats itself."""
+
+    name: str
+    module: nn.Module  # what is trained: parameters with requires_grad
+
+    def loss(self, rng: Generator) -> tuple[Tensor, Metrics]:
+        """Draw a batch and return the loss and what to log."""
+        ...
+
+    def after_step(self) -> None:
+        """Called after every optimiser step, for target networks."""
+        ...
+
+    def evaluate(self) -> Metrics:
+        """Held-out metrics."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainCfg:
+    """How long and how fast to learn."""
+
+    steps: int
+    """Optimiser steps."""
+    lr: float = 3e-4
+    """Peak learning rate."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    final_lr: float = 0.1
+    """Learning rate at the end of the cosine, relative to the peak."""
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    """Global gradient norm limit."""
+    ema_rate: float = 0.0
+    """Share of the new weights in each update of the averaged ones that are kept in the end; 0 keeps the last."""
+    eval_every: int = 500
+    save_every: int = 500
+    bf16: bool = False
+    """Run the forward pass in bfloat16 (losses stay in fp32)."""
+    seed: int = 0
+
+
+def train(stage: Stage, cfg: TrainCfg, out: Path) -> Metrics:
+    """Train to `cfg.steps`, resuming from `out` if it was interrupted; returns the last held-out metrics.
+
+    Writes metrics.jsonl as it goes. Leaves `stage.module` with the final (averaged) weights.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(mixed_precision="bf16" if cfg.bf16 else "no", cpu=not torch.cuda.is_available())
+    module = stage.module.to(accelerator.device)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay, betas=(0.9, 0.95))
+    ema = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(1 - cfg.ema_rate)) if cfg.ema_rate else None
+    start = checkpoint.load(out, module, optimiser, ema)
+    held_out: Metrics = {}
+    with (out / "metrics.jsonl").open("a") as log, _progress() as bar:
+        task = bar.add_task(stage.name, total=cfg.steps, completed=start, note="")
+        for step in range(start, cfg.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = cfg.lr * schedule(step, cfg)
+            with accelerator.autocast():
+                loss, metrics = stage.loss(step_rng(cfg.seed, step, accelerator.process_index))
+            optimiser.zero_grad(set_to_none=True)
+            accelerator.backward(loss)
+            if accelerator.num_processes > 1:
+                for p in parameters:
+                    p.grad = accelerator.reduce(p.grad, reduction="mean")  # type: ignore[assignment]
+            norm = float(nn.utils.clip_grad_norm_(parameters, cfg.clip_norm))
+            optimiser.step()
+            stage.after_step()
+            if ema is not None:
+                ema.update_parameters(module)
+            done = step + 1
+            bar.update(task, completed=done, note=f"loss {float(loss):.4f}")
+            if done % 50 == 0 or done == cfg.steps:
+                _write(log, {"step": done, "loss": float(loss), "grad_norm": norm, **metrics})
+            if done % cfg.eval_every == 0 or done == cfg.steps:
+                held_out = _evaluate(stage, ema)
+                _write(log, {"step": done, **held_out})
+            if done % cfg.save_every == 0 or done == cfg.steps:
+                checkpoint.save(out, module, optimiser, done, ema)
+    if ema is not None:
+        module.load_state_dict(ema.module.state_dict())
+    return held_out or _evaluate(stage, None)
+
+
+def schedule(step: int, cfg: TrainCfg) -> float:
+    """Linear warm-up, then a cosine down to `final_lr`; relative to the peak."""
+    if step < cfg.warmup_steps:
+        return (step + 1) / cfg.warmup_steps
+    progress = (step - cfg.warmup_steps) / max(cfg.steps - cfg.warmup_steps, 1)
+    return cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def step_rng(seed: int, step: int, process: int = 0) -> Generator:
+    """A generator that depends on nothing but seed, step and process."""
+    return Generator().manual_seed((seed * 1_000_003 + step) * 64 + process)
+
+
+def _evaluate(stage: Stage, ema: AveragedModel | None) -> Metrics:
+    """Held-out metrics of the weights that would be kept."""
+    if ema is None:
+        return stage.evaluate()
+    current = {k: v.clone() for k, v in stage.module.state_dict().items()}
+    stage.module.load_state_dict(ema.module.state_dict())
+    metrics = stage.evaluate()
+    stage.module.load_state_dict(current)
+    return metrics
+
+
+def _write(log, row: Metrics) -> None:
+    log.write(json.dumps({k: round(float(v), 6) for k, v in row.items()}) + "\n")
+    log.flush()
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
