@@ -14,6 +14,7 @@ from .labels import EpisodeLabel
 from .layout import read_info
 from .schema import Schema, check_compatible, schema_from_info
 from .spool import SpoolCfg, SpoolWriter
+from .spool_blocks import BlockPool
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Recorder:
             check_compatible(schema_from_info(info), schema)
         self._cfg, self._schema = cfg, schema
         self._rig_hash, self._calibration = rig_hash, dict(calibration or {})
+        self._pool = BlockPool(schema, cfg.spool.flush_every)
         self._writer: SpoolWriter | None = None
         self._commit: CommitProcess | None = None
 
@@ -82,6 +84,7 @@ class Recorder:
             policy_hash=policy_hash,
             calibration=self._calibration,
             cfg=self._cfg.spool,
+            pool=self._pool,
         )
 
     def add(self, step: Step) -> None:

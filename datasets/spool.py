@@ -31,6 +31,8 @@ from .spool_file import (
     lock_recording,
 )
 
+SLACK_BYTES = 1_000_000  # reserved beyond the frames: HDF5's tables, the label, closing the file
+
 
 @dataclass(frozen=True)
 class SpoolCfg:
@@ -38,8 +40,6 @@ class SpoolCfg:
 
     flush_every: int = 8
     """Steps between flushes: at most twice as many are lost when the process is killed."""
-    reserve_mb: float = 64.0
-    """Stop while this much space is left, so that the file can still be closed."""
     max_pending_mb: float = 1024.0
     """Memory for steps the disk has not taken yet; more means the disk is too slow, and recording stops."""
     sync: bool = True
@@ -60,8 +60,12 @@ class SpoolWriter:
         policy_hash: str = "",
         calibration: Mapping[str, str] | None = None,
         cfg: SpoolCfg | None = None,
+        pool: BlockPool | None = None,
     ) -> None:
-        """`calibration`: camera name -> JSON text. Raises DataError if the folder cannot be written."""
+        """`calibration`: camera name -> JSON text. `pool`: memory to share with the episodes before and after.
+
+        Raises DataError if the folder cannot be written.
+        """
         now = datetime.now(UTC)
         self._cfg = cfg or SpoolCfg()
         self._schema = schema
@@ -77,7 +81,7 @@ class SpoolWriter:
             calibration=dict(calibration or {}),
         )
         self.path = folder / f"{self._header.episode_id}{PART_SUFFIX}"
-        self._pool = BlockPool(schema, self._cfg.flush_every)
+        self._pool = pool or BlockPool(schema, self._cfg.flush_every)
         self._filling = self._pool.take()
         self._count = 0
         self._closed = False
@@ -85,6 +89,8 @@ class SpoolWriter:
         self._pending: queue.SimpleQueue[tuple[Block, int] | None] = queue.SimpleQueue()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if free_bytes(folder) < self._needed_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._file = SpoolFile(self.path, self._header, self._cfg.flush_every)
             self._lock = lock_recording(self.path)
         except OSError as error:
@@ -165,6 +171,8 @@ class SpoolWriter:
         self._closed = True
         if count := self._count % self._cfg.flush_every:
             self._pending.put((self._filling, count))
+        else:
+            self._pool.give_back(self._filling)
         self._pending.put(None)
         self._thread.join()
 
@@ -182,7 +190,7 @@ class SpoolWriter:
             block, count = item
             try:
                 if self._failure is None:
-                    self._check_space()
+                    self._file.reserve(self._needed_bytes)
                     self._file.append(block, count)
             except (OSError, RuntimeError) as error:  # h5py raises either when a write fails
                 self._failure = self._explained(error)
@@ -201,18 +209,17 @@ class SpoolWriter:
                 f"(allowed {self._cfg.max_pending_mb:.0f} MB); record to a faster disk, or smaller images"
             )
 
-    def _check_space(self) -> None:
-        if free_bytes(self.path.parent) < self._pool.block_bytes + self._cfg.reserve_mb * 1e6:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    @property
+    def _needed_bytes(self) -> int:
+        return self._pool.block_bytes + SLACK_BYTES
 
     def _explained(self, error: OSError | RuntimeError) -> DataError:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or f"errno = {errno.ENOSPC}" in str(error)
         if not full:
             return DataError(f"{self.path}: cannot record: {error}; the folder must exist and be writable")
-        needed_mb = self._pool.block_bytes / 1e6 + self._cfg.reserve_mb
         return DataError(
-            f"{self.path}: the disk is full: {free_bytes(self.path.parent) / 1e6:.1f} MB free, {needed_mb:.1f} MB needed "
-            f"to go on ({self._cfg.flush_every} steps and a reserve). The steps written before are safe in this file. "
+            f"{self.path}: the disk is full: {free_bytes(self.path.parent) / 1e6:.1f} MB free, "
+            f"{self._needed_bytes / 1e6:.1f} MB needed for the next {self._cfg.flush_every} steps. The steps written before are safe in this file. "
             "Free some space, then recover the episode (armflow.datasets.recovery.recover_spool) or delete the file."
         )
 

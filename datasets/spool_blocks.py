@@ -11,22 +11,28 @@ from ..robot.errors import DataError
 from .schema import DEPTH_SUFFIX, IMAGES, Schema
 from .spool_file import image_dtype, image_shape, row_dtype
 
+BUFFERED_S = 2.0  # how long a busy disk may stall before new memory is needed
+
 Block = dict[str, NDArray[Any]]
 """`rows` (size,) records and every video column (size, h, w, ...)."""
 
 
 class BlockPool:
-    """Blocks of `size` steps, used again and again: fresh memory would cost a page fault per 4 kB of image."""
+    """Blocks of `size` steps, used again and again, also by the next episode.
+
+    Enough for `BUFFERED_S` are made at once: fresh memory costs a page fault per 4 kB, up to half a second for a block
+    of 640x480 images on a virtual machine, and the control loop would have to wait for it.
+    """
 
     def __init__(self, schema: Schema, size: int) -> None:
         self._layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {"rows": ((size,), row_dtype(schema))}
         for name, column in schema.video_columns.items():
             self._layout[name] = ((size, *image_shape(column)), image_dtype(column))
+        self.block_bytes = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self._layout.values())
         self._free: queue.SimpleQueue[Block] = queue.SimpleQueue()
         self._made = 0
-        for _ in range(2):  # one to fill while the other is written, touched before the control loop needs them
+        for _ in range(2 + int(BUFFERED_S * schema.fps / size)):
             self._free.put(self._make())
-        self.block_bytes = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self._layout.values())
 
     @property
     def in_use_mb(self) -> float:

@@ -12,12 +12,13 @@ is written after the frames it counts. The layout:
 Images are stored as they are: lossless compression of 640x480 RGB-D at 30 Hz would take more than one core.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,8 @@ class SpoolFile:
 
     def __init__(self, path: Path, header: SpoolHeader, block: int) -> None:
         self._file = h5py.File(path, "x", libver="latest")
-        self._block = block
+        self._fd: int | None = os.open(path, os.O_RDWR)
+        self._failed = False
         self.length = 0
         self._file.attrs["format"] = FORMAT
         self._file.attrs["header"] = _header_json(header)
@@ -142,29 +144,65 @@ class SpoolFile:
         self._outcome = self._file.create_dataset("outcome", (0,), np.uint8, maxshape=(None,), chunks=(1024,))
         self._file.swmr_mode = True
 
+    def reserve(self, size: int) -> None:
+        """Make the disk set aside the next `size` bytes. Raises OSError if it has no room; the file is then still sound.
+
+        HDF5 must never run out of space itself: it crashes the process when it frees a file it could not write.
+        """
+        assert self._fd is not None
+        os.posix_fallocate(self._fd, self._file.id.get_filesize(), size)
+
     def append(self, arrays: Mapping[str, NDArray[Any]], count: int) -> None:
         """Store the first `count` of a block of frames and flush. `arrays`: "rows" and every video column, full blocks.
 
-        Raises OSError if the disk refuses; what was stored before stays readable.
+        Raises OSError or RuntimeError if the disk refuses; what was stored before stays readable.
         """
         start, end = self.length, self.length + count
-        for name, array in self._arrays.items():
-            array.resize(end, axis=0)
-            # Bypasses HDF5's chunk cache and type conversion; the block is the chunk.
-            array.id.write_direct_chunk((start, *(0,) * (array.ndim - 1)), arrays[name])
-        self._file.flush()
-        self._length[()] = end
-        self._file.flush()
+        with self._sound():
+            for name, array in self._arrays.items():
+                array.resize(end, axis=0)
+                # Bypasses HDF5's chunk cache and type conversion; the block is the chunk.
+                array.id.write_direct_chunk((start, *(0,) * (array.ndim - 1)), arrays[name])
+            self._file.flush()
+            self._length[()] = end
+            self._file.flush()
         self.length = end
 
     def write_outcome(self, outcome: Mapping[str, Any]) -> None:
+        if self._failed:
+            raise OSError("an earlier write to this file failed")
         text = np.frombuffer(json.dumps(outcome).encode(), np.uint8)
-        self._outcome.resize(len(text), axis=0)
-        self._outcome[:] = text
-        self._file.flush()
+        with self._sound():
+            self._outcome.resize(len(text), axis=0)
+            self._outcome[:] = text
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        """Idempotent. After a failed write the file is left as it is: readable up to the last flush."""
+        if self._fd is None:
+            return
+        if not self._failed:
+            size = self._file.id.get_filesize()
+            with self._sound():
+                self._file.close()
+            os.ftruncate(self._fd, size)  # gives back what was reserved and not used
+        os.close(self._fd)
+        self._fd = None
+
+    @contextmanager
+    def _sound(self) -> Iterator[None]:
+        """Notice when HDF5 fails to write, and keep its objects for ever then.
+
+        HDF5 crashes the process, which may be holding an arm, when it closes or frees any part of such a file, also
+        while the interpreter shuts down.
+        """
+        try:
+            yield
+        except (OSError, RuntimeError):
+            if not self._failed:
+                self._failed = True
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+            raise
 
 
 def read_spool(path: Path) -> SpoolEpisode:
