@@ -48,7 +48,7 @@ class PolicySource:
         step = self._policy.n_action_steps - len(self._queue)
         return Decision(self._queue.popleft(), ControlMode.POLICY, self._chunk, step)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _plan(self, obs: Observation) -> list[ArmCommand]:
         batch = obs_batch(obs, self._instruction)
         x = self._sampler(self._policy.encode(batch), self._rng)

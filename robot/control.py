@@ -78,6 +78,7 @@ class LoopStats:
     overruns: int  # slots of the schedule that had passed before the previous tick was done; they are skipped
     period_p99_error_s: float
     period_max_error_s: float
+    limited: int = 0  # commands that the safety filter changed
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _loop(
     safety.reset(arm.read())
     start, slot = clock.now(), 0
     tick_times: list[float] = []
-    overruns = 0
+    overruns = limited = 0
     end = EpisodeEnd("time limit", terminated=False, success=None)
     for _ in range(cfg.max_steps):
         clock.sleep_until(start + slot * period)
@@ -151,6 +152,7 @@ def _loop(
             end = EpisodeEnd("source ended", terminated=False, success=None)
             break
         filtered = safety(decision.command, obs.arm, period)
+        limited += filtered.flags != SafetyFlag.NONE
         executed = arm.command(filtered.command)
         step = Step(obs, decision.command, executed, filtered.flags, decision)
         for sink in sinks:
@@ -159,7 +161,7 @@ def _loop(
         overruns += missed
         slot += missed + 1
     arm.hold()
-    return EpisodeResult(end, _loop_stats(tick_times, overruns, period))
+    return EpisodeResult(end, _loop_stats(tick_times, overruns, period, limited))
 
 
 def observe(arm: ArmDriver, cameras: Mapping[str, Camera], clock: Clock, max_frame_age_s: float) -> Observation:
@@ -171,11 +173,12 @@ def observe(arm: ArmDriver, cameras: Mapping[str, Camera], clock: Clock, max_fra
     )
 
 
-def _loop_stats(tick_times: list[float], overruns: int, period: float) -> LoopStats:
+def _loop_stats(tick_times: list[float], overruns: int, period: float, limited: int) -> LoopStats:
     errors = np.abs(np.diff(tick_times) - period) if len(tick_times) > 1 else np.zeros(1)
     return LoopStats(
         steps=len(tick_times),
         overruns=overruns,
         period_p99_error_s=float(np.quantile(errors, 0.99)),
         period_max_error_s=float(errors.max()),
+        limited=limited,
     )

@@ -44,6 +44,8 @@ class CameraCfg:
     distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
     depth_scale_m: float = 0.001
     serial: str = ""
+    calibration_date: str = "1970-01-01"
+    """Day the pose was measured, ISO 8601."""
 
     def spec(self) -> CameraSpec:
         K = np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])

@@ -1,0 +1,164 @@
+"""What can be put on the arm: a checkpoint as it is, or a checkpoint steered by a critic at test time.
+
+An agent is described by a small value that can be saved, hashed and sent to a worker; `load` turns it into samplers.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+from ..training import run
+from ..training.critics.ascent import AscentCfg
+from ..training.critics.qfunction import QFunction, scaled
+from ..training.flow import sample
+from ..training.pi05_mini.load import load_policy
+from ..training.pi05_mini.modeling_pi05_mini import PI05MiniPolicy
+from ..training.policy import Context
+from ..training.prefix_cache import prefix_hash
+from ..training.stages.critic import load_critic
+from ..training.stages.rlt import load_rlt
+from ..training.stages.sft import weights_hash
+from ..training.steering.best_of_n import BestOfNCfg, best_of_n, candidate_noise
+from ..training.steering.q_guidance import QGFCfg, climb, qgf
+from .policy_source import Sampler, noise_like, plain_sampler
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedAgent:
+    """A policy and how to draw chunks from it."""
+
+    policy: PI05MiniPolicy
+    sampler: Sampler
+
+
+class Agent(Protocol):
+    """Description of something that can act."""
+
+    checkpoint: Path
+
+    def load(self) -> LoadedAgent: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the weights and with every setting that changes behaviour."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The checkpoint as it is."""
+
+    checkpoint: Path
+    flow_steps: int = 10
+
+    def load(self) -> LoadedAgent:
+        policy = load_policy(self.checkpoint)
+        return LoadedAgent(policy, plain_sampler(policy, self.flow_steps))
+
+    @property
+    def fingerprint(self) -> str:
+        return f"plain {weights_hash(self.checkpoint)} flow_steps={self.flow_steps}"
+
+
+@dataclass(frozen=True)
+class QSelection:
+    """Best of N chunks by the critic."""
+
+    checkpoint: Path
+    critic: Path
+    method: BestOfNCfg = field(default_factory=BestOfNCfg)
+
+    def load(self) -> LoadedAgent:
+        policy = load_policy(self.checkpoint)
+        judge = _Judge(policy, self.critic)
+
+        def draw(ctx: Context, rng: Generator) -> Tensor:
+            noise = candidate_noise(policy, 1, self.method, rng)
+            return best_of_n(policy, ctx, noise, judge.at(ctx), judge.space, self.method).x
+
+        return LoadedAgent(policy, draw)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"q-selection {_critic_fingerprint(self)} {self.method}"
+
+
+@dataclass(frozen=True)
+class QGuidance:
+    """Gradient ascent on the final chunk, keeping the best point (the Q-VGM paper's Q-guidance)."""
+
+    checkpoint: Path
+    critic: Path
+    method: AscentCfg = field(default_factory=lambda: AscentCfg(ascent_steps=10, step_size=0.05))
+    flow_steps: int = 10
+
+    def load(self) -> LoadedAgent:
+        policy = load_policy(self.checkpoint)
+        judge = _Judge(policy, self.critic)
+
+        def draw(ctx: Context, rng: Generator) -> Tensor:
+            x = sample(policy, ctx, noise_like(policy, 1, rng), flow_steps=self.flow_steps)
+            return climb(x, judge.at(ctx), judge.space, self.method)
+
+        return LoadedAgent(policy, draw)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"q-guidance {_critic_fingerprint(self)} {self.method} flow_steps={self.flow_steps}"
+
+
+@dataclass(frozen=True)
+class FlowGuidance:
+    """The critic's gradient inside the flow (QGF)."""
+
+    checkpoint: Path
+    critic: Path
+    method: QGFCfg = field(default_factory=QGFCfg)
+    flow_steps: int = 10
+
+    def load(self) -> LoadedAgent:
+        policy = load_policy(self.checkpoint)
+        judge = _Judge(policy, self.critic)
+
+        def draw(ctx: Context, rng: Generator) -> Tensor:
+            guidance = qgf(judge.at(ctx), judge.space, self.method)
+            return sample(policy, ctx, noise_like(policy, 1, rng), flow_steps=self.flow_steps, guidance=guidance)
+
+        return LoadedAgent(policy, draw)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"flow-guidance {_critic_fingerprint(self)} {self.method} flow_steps={self.flow_steps}"
+
+
+AnyAgent = Plain | QSelection | QGuidance | FlowGuidance
+
+
+class _Judge:
+    """The critic of a policy, asked about one context at a time."""
+
+    def __init__(self, policy: PI05MiniPolicy, critic: Path) -> None:
+        self._policy, self._critic = policy, load_critic(critic)
+        self._token = load_rlt(self._critic.rlt, prefix_hash(policy))
+        self.space = self._critic.space
+
+    def at(self, ctx: Context) -> QFunction:
+        """Q of chunks at this context, in units of its standard deviation over the data."""
+        # Half precision in between, as in the caches that RL token and critic were trained on.
+        z = self._token.encode(ctx.tokens.half().float(), ctx.mask)
+        proprio = self._policy.state_norm.normalise(ctx.state)
+        return scaled(self._critic.ensemble.at(z, proprio), self._critic.q_std)
+
+
+def _critic_fingerprint(agent: QSelection | QGuidance | FlowGuidance) -> str:
+    return f"{weights_hash(agent.checkpoint)} critic={run.file_hash(agent.critic / 'critic.safetensors')}"
+
+
+@lru_cache(maxsize=8)
+def load_cached(agent: AnyAgent) -> LoadedAgent:
+    """Loaded once per process."""
+    return agent.load()
+

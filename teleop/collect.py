@@ -1,0 +1,173 @@
+"""Many recorded episodes in the twin, in parallel: scripted demos and autonomous rollouts alike.
+
+Workers simulate and record a round of episodes while the round before it is committed, in the order of the jobs, so that
+the dataset does not depend on who was faster. A run that was interrupted goes on with the jobs that are not in it yet.
+"""
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import joblib
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..calibration.store import from_spec, to_texts
+from ..datasets.appender import CommitCfg
+from ..datasets.commit import commit_spool
+from ..datasets.labels import EpisodeLabel, newest_labels
+from ..datasets.schema import make_schema
+from ..datasets.spool import SpoolCfg, SpoolWriter
+from ..robot import fr3
+from ..robot.control import CommandSource, EpisodeResult, LoopCfg, run_episode
+from ..robot.kinematics import Kinematics
+from ..robot.rig import Rig
+from ..robot.twin.cell import Cell, Episode
+from ..robot.twin.tasks import get_task
+from .expert import ExpertCfg, ScriptedExpert
+from .source import TeleopSource
+
+ROUND = 24  # episodes between commits
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to record."""
+
+    task: str
+    seed: int
+
+
+class SourceFactory(Protocol):
+    """Makes the decider of an episode; must survive pickling into a worker."""
+
+    @property
+    def operator(self) -> str:
+        """Who acts, for the label."""
+        ...
+
+    @property
+    def policy_hash(self) -> str:
+        """Checkpoint that acts, '' for people and scripts."""
+        ...
+
+    def __call__(self, episode: Episode, rig: Rig, seed: int) -> CommandSource: ...
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """The scripted operator, as untidy as `cfg` says."""
+
+    cfg: ExpertCfg = ExpertCfg()
+    operator: str = "scripted"
+    policy_hash: str = ""
+
+    def __call__(self, episode: Episode, rig: Rig, seed: int) -> CommandSource:
+        rng = np.random.default_rng([seed, 1])
+        expert = ScriptedExpert(episode.world, episode.layout, rng, rig.control_hz, self.cfg)
+        return TeleopSource(expert, Kinematics(np.array(rig.arm.home_q)), rig.control_hz)
+
+
+@dataclass(frozen=True)
+class CollectCfg:
+    """How episodes are collected in the twin."""
+
+    workers: int = 2
+    max_steps: int = 120
+    """Time limit of an episode, in control periods."""
+    keep_failures: bool = True
+    """Record failed episodes, too; demonstrations are better without."""
+
+
+def collect(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, root: Path, cfg: CollectCfg) -> None:
+    """Record the jobs that dataset `root` does not have yet."""
+    done = {label.seed for label in newest_labels(root).values()} if root.exists() else set()
+    waiting = [job for job in jobs if job.seed not in done]
+    spool = root.with_name(root.name + ".spool")
+    shutil.rmtree(spool, ignore_errors=True)  # rounds that were not committed are simulated again
+    with _progress() as bar, ThreadPoolExecutor(1) as committer, joblib.Parallel(n_jobs=cfg.workers) as pool:
+        task = bar.add_task(root.name, total=len(jobs), completed=len(jobs) - len(waiting))
+        commit: Future[object] | None = None
+        for start in range(0, len(waiting), ROUND):
+            folder = spool / f"round-{start:06d}"
+            batch = waiting[start : start + ROUND]
+            parts = [batch[i :: cfg.workers] for i in range(cfg.workers)]
+            pool(joblib.delayed(record)(rig, part, factory, folder / f"{i}", cfg) for i, part in enumerate(parts))
+            _merge_in_order(folder, batch)
+            if commit is not None:
+                commit.result()
+            commit = committer.submit(_commit, folder, root)
+            bar.advance(task, len(batch))
+        if commit is not None:
+            commit.result()
+    shutil.rmtree(spool, ignore_errors=True)
+
+
+def record(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, folder: Path, cfg: CollectCfg) -> None:
+    """Simulate and record jobs one after the other, one spool file each (none for a failure that is not kept)."""
+    schema = make_schema(fr3.SPEC, [c.spec() for c in rig.cameras], rig.control_hz)
+    calibration = to_texts({c.name: from_spec(c.spec(), date=c.calibration_date) for c in rig.cameras})
+    with Cell(rig) as cell:
+        for job in jobs:
+            episode = cell.reset(get_task(job.task), job.seed)
+            sink = SpoolWriter(
+                folder, schema, task=episode.layout.instruction, seed=job.seed, rig_hash=rig.hash,
+                policy_hash=factory.policy_hash, calibration=calibration, cfg=SpoolCfg(sync=False),
+            )  # fmt: skip
+            result = run_episode(
+                arm=episode.arm,
+                cameras=episode.cameras,
+                source=factory(episode, rig, job.seed),
+                safety=episode.safety,
+                clock=cell.clock,
+                cfg=LoopCfg(fps=rig.control_hz, max_steps=cfg.max_steps),
+                monitor=episode.judge,
+                sinks=(sink,),
+            )
+            label = label_of(result, episode, factory.operator)
+            path = sink.save(label) if label.success or cfg.keep_failures else sink.discard("failed demonstration")
+            path.rename(path.with_name(f"{job.task}-{job.seed}{_suffix(path)}"))
+
+
+def label_of(result: EpisodeResult, episode: Episode, operator: str) -> EpisodeLabel:
+    """What the twin's judge says of an episode."""
+    success = bool(result.end.success)
+    return EpisodeLabel(
+        outcome="success" if success else "failure",
+        terminated=result.end.terminated,
+        failure_tag="" if success else result.end.reason,
+        milestone=float(episode.judge.milestone),
+        operator=operator,
+        loop=result.stats,
+        notes="" if success else episode.judge.status.reasons,
+    )
+
+
+def _merge_in_order(folder: Path, batch: Sequence[Job]) -> None:
+    """Files of all workers into `folder`, named so that they sort by job."""
+    found = {p.name.split(".")[0]: p for p in folder.glob("*/*.h5")}
+    for i, job in enumerate(batch):
+        path = found.get(f"{job.task}-{job.seed}")
+        if path is not None:
+            path.rename(folder / f"{i:04d}-{path.name}")
+
+
+def _commit(folder: Path, root: Path) -> None:
+    commit_spool(folder, root, cfg=CommitCfg(sync=False))
+    shutil.rmtree(folder)
+
+
+def _suffix(path: Path) -> str:
+    return path.name[path.name.index(".") :]
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+
+

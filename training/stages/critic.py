@@ -1,0 +1,272 @@
+"""Training the chunk critic on rollouts, and holding its gates."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+
+from ...datasets.chunks import ChunkCfg, ChunkTransitions, dataset_transitions
+from ...datasets.episodes import dataset_hash
+from .. import run
+from ..critics.cal_ql import CalQL, CalQLCfg
+from ..critics.ema import ema_update, frozen_copy
+from ..critics.ensemble import CriticCfg, CriticEnsemble, ValueNet, embedded_critic
+from ..critics.gate_report import GateReport
+from ..critics.gates import GateCfg, critic_gates
+from ..critics.iql import IQL, IQLCfg
+from ..critics.objective import ChunkBatch
+from ..critics.sarsa import Sarsa, SarsaCfg
+from ..critics.space import CriticSpace
+from ..curves import plot
+from ..flow import sample
+from ..loop import Metrics, TrainCfg, train
+from ..pi05_mini.load import load_policy
+from ..pi05_mini.modeling_pi05_mini import PI05MiniPolicy
+from ..prefix_cache import PrefixCache, build, prefix_hash
+from .rlt import encode_cache, load_rlt
+from .sft import split_episodes, weights_hash
+
+Objective = CalQLCfg | IQLCfg | SarsaCfg
+
+SAMPLE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class CriticStageCfg:
+    """Critic for the embedded policy."""
+
+    data: tuple[Path, ...]
+    """LeRobot datasets of labelled rollouts."""
+    policy: Path
+    """The policy whose actions it will judge: the SFT checkpoint."""
+    rlt: Path
+    """Folder of the trained RL token."""
+    out: Path
+    """Folder of this run."""
+    cache: Path = Path("runs/cache")
+    objective: Objective = field(default_factory=CalQLCfg)
+    network: CriticCfg = field(default_factory=embedded_critic)
+    discount: float = 0.98
+    """Per control step."""
+    stride: int = 2
+    """Steps between the starts of chunks."""
+    proposals: int = 4
+    """Base-policy samples per state, for Cal-QL and the gates."""
+    proposal_flow_steps: int = 5
+    batch_size: int = 256
+    target_ema_rate: float = 0.005
+    held_out: float = 0.1
+    """Share of episodes for held-out scores and gates."""
+    gates: GateCfg = field(default_factory=GateCfg)
+    train: TrainCfg = field(
+        default_factory=lambda: TrainCfg(steps=6000, lr=3e-4, weight_decay=0.01, eval_every=500, final_lr=0.1)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Critic:
+    """A trained critic with all that is needed to ask it about a policy's chunks."""
+
+    ensemble: CriticEnsemble
+    space: CriticSpace
+    q_std: float  # of Q over the data: guidance weights are in units of it
+    rlt: Path
+
+
+def run_critic(cfg: CriticStageCfg) -> Metrics:
+    """Train, save, hold the gates (gates.json); returns held-out scores."""
+    policy = load_policy(cfg.policy)
+    inputs = {f"data{i}": dataset_hash(p) for i, p in enumerate(cfg.data)}
+    inputs |= {"policy": weights_hash(cfg.policy), "rlt": run.file_hash(cfg.rlt / "rlt.safetensors")}
+    if run.begin(cfg.out, "critic", cfg, inputs):
+        return run.read_manifest(cfg.out)["metrics"]
+    token = load_rlt(cfg.rlt, prefix_hash(policy))
+    caches = [build(policy, path, cfg.cache, stride=cfg.stride) for path in cfg.data]
+    parts = [chunk_data(policy, c, encode_cache(token, c), cfg) for c in caches]
+    stage = CriticStage(ChunkData.cat(parts), cfg)
+    metrics = train(stage, cfg.train, cfg.out)
+    report = stage.gates()
+    run.write_json(cfg.out / "gates.json", report.to_dict())
+    save_critic(cfg.out, stage.critic, stage.space, metrics["held_out/q_std"], cfg)
+    plot(cfg.out, title="critic")
+    run.finish(cfg.out, metrics)
+    return metrics
+
+
+def save_critic(out: Path, critic: CriticEnsemble, space: CriticSpace, q_std: float, cfg: CriticStageCfg) -> None:
+    tensors = {f"critic.{k}": v.contiguous() for k, v in critic.state_dict().items()}
+    tensors |= {"space.low": space.low.contiguous(), "space.high": space.high.contiguous()}
+    meta = {"network": run.to_json(cfg.network), "q_std": q_std, "rlt": str(cfg.rlt)}
+    save_file(tensors, out / "critic.safetensors", {"meta": json.dumps(meta)})
+    run.write_json(out / "critic.json", meta)
+
+
+def load_critic(out: Path) -> Critic:
+    """Raises CheckpointError if the stage in `out` has not finished."""
+    run.read_manifest(out)
+    meta = json.loads((out / "critic.json").read_text())
+    tensors = load_file(out / "critic.safetensors")
+    space = CriticSpace(tensors.pop("space.low"), tensors.pop("space.high"))
+    network = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["network"].items() if k != "type"}
+    state = {k.removeprefix("critic."): v for k, v in tensors.items()}
+    proprio_dim = state["proprio.weight"].shape[1]
+    cfg = CriticCfg(**network)
+    ensemble = CriticEnsemble(
+        cfg,
+        z_dim=state["state_layers.0.weight"].shape[1] - cfg.proprio_width,
+        proprio_dim=proprio_dim,
+        chunk_shape=(space.n_action_steps, space.real_dim),
+        rng=Generator(),
+    )
+    ensemble.load_state_dict(state)
+    return Critic(ensemble.requires_grad_(False).eval(), space, meta["q_std"], Path(meta["rlt"]))
+
+
+def load_gates(out: Path) -> GateReport:
+    """The gate report beside a trained critic."""
+    run.read_manifest(out)
+    return GateReport.from_dict(json.loads((out / "gates.json").read_text()))
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkData:
+    """All transitions as tensors, and which are held out."""
+
+    batch: ChunkBatch
+    held_out: Tensor  # (n,) bool
+
+    @staticmethod
+    def cat(parts: "list[ChunkData]") -> "ChunkData":
+        names = ChunkBatch.__dataclass_fields__
+        joined = {n: torch.cat([getattr(p.batch, n) for p in parts]) for n in names}
+        return ChunkData(ChunkBatch(**joined), torch.cat([p.held_out for p in parts]))
+
+
+def chunk_data(policy: PI05MiniPolicy, cache: PrefixCache, z: Tensor, cfg: CriticStageCfg) -> ChunkData:
+    """Transitions of one dataset in critic space."""
+    cut = ChunkCfg(chunk=policy.n_action_steps, discount=cfg.discount, stride=cfg.stride)
+    steps = dataset_transitions(cache.episodes, cut)
+    row_of = cache.row_of()
+    rows = torch.tensor([row_of[k] for k in zip(steps.episode.tolist(), steps.frame.tolist(), strict=True)])
+    next_rows = torch.tensor(
+        [row_of[_nearest(row_of, e, f)] for e, f in zip(steps.episode.tolist(), steps.next_frame.tolist(), strict=True)]
+    )
+    state = torch.from_numpy(np.array(cache.state))
+    proprio = policy.state_norm.normalise(state)
+    proposals = sample_proposals(policy, cache, rows, cfg)
+    next_chunk = _critic_chunk(policy, steps.next_actions, state[next_rows])
+    # After a time limit the dataset has no next chunk: what the base policy would do there stands in.
+    cut_off = torch.from_numpy(steps.truncated)
+    if bool(cut_off.any()):
+        next_chunk[cut_off] = sample_proposals(policy, cache, next_rows[cut_off], cfg)[:, 0]
+    batch = ChunkBatch(
+        z=z[rows],
+        proprio=proprio[rows],
+        chunk=_critic_chunk(policy, steps.actions, state[rows]),
+        reward=_tensor(steps.reward),
+        bootstrap=_tensor(cfg.discount**steps.n_steps),
+        terminated=torch.from_numpy(steps.terminated),
+        next_z=z[next_rows],
+        next_proprio=proprio[next_rows],
+        next_chunk=next_chunk,
+        mc_return=_tensor(steps.mc_return),
+        proposals=proposals,
+        weight=_tensor(steps.weight),
+    )
+    _, held_out = split_episodes(cache.episodes, cfg.held_out)
+    return ChunkData(batch, torch.from_numpy(np.isin(steps.episode, held_out)))
+
+
+def _nearest(row_of: dict[tuple[int, int], int], episode: int, frame: int) -> tuple[int, int]:
+    """The cached frame at or just before `frame`: chunks need not be a multiple of the cache's stride."""
+    while (episode, frame) not in row_of:
+        frame -= 1
+    return episode, frame
+
+
+def _critic_chunk(policy: PI05MiniPolicy, actions: np.ndarray, state: Tensor) -> Tensor:
+    return policy.to_flow(_tensor(actions), state)
+
+
+def _tensor(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(x, dtype=np.float32))
+
+
+@torch.inference_mode()
+def sample_proposals(policy: PI05MiniPolicy, cache: PrefixCache, rows: Tensor, cfg: CriticStageCfg) -> Tensor:
+    """(n, proposals, C, d) base-policy chunks in critic space."""
+    rng = Generator().manual_seed(cfg.train.seed)
+    out = []
+    for part in rows.split(SAMPLE_BATCH):
+        ctx = cache.context(part).repeat_interleave(cfg.proposals)
+        noise = torch.randn(len(ctx), policy.chunk_size, policy.action_dim, generator=rng)
+        x = sample(policy, ctx, noise, flow_steps=cfg.proposal_flow_steps)
+        chunk = x[:, : policy.n_action_steps, : policy.real_dim]
+        out.append(chunk.unflatten(0, (len(part), cfg.proposals)))
+    return torch.cat(out).clone()
+
+
+class CriticStage:
+    """Stage: one of the objectives on all training transitions."""
+
+    name = "critic"
+
+    def __init__(self, data: ChunkData, cfg: CriticStageCfg) -> None:
+        self._cfg = cfg
+        self._train, self._held_out = select(data.batch, ~data.held_out), select(data.batch, data.held_out)
+        b = self._train
+        self.space = CriticSpace.of_data(torch.cat([b.chunk, b.proposals.flatten(0, 1)]), margin=0.05)
+        rng = Generator().manual_seed(cfg.train.seed)
+        shape = {"z_dim": b.z.shape[1], "proprio_dim": b.proprio.shape[1]}
+        self.critic = CriticEnsemble(cfg.network, **shape, chunk_shape=(b.chunk.shape[1], b.chunk.shape[2]), rng=rng)
+        self._target = frozen_copy(self.critic)
+        self._objective = make_objective(cfg, self.space, shape, rng)
+        # The target network is in the module so that a resumed run finds it again.
+        self.module: nn.Module = nn.ModuleDict(
+            {"critic": self.critic, "target": self._target, "objective": self._objective}
+        )
+
+    def loss(self, rng: Generator) -> tuple[Tensor, Metrics]:
+        index = torch.randint(len(self._train.weight), (self._cfg.batch_size,), generator=rng)
+        loss, metrics = self._objective.loss(self.critic, self._target, select(self._train, index), rng)
+        return loss, {k: float(v) for k, v in metrics.items()}
+
+    def after_step(self) -> None:
+        ema_update(self._target, self.critic, self._cfg.target_ema_rate)
+
+    @torch.no_grad()
+    def evaluate(self) -> Metrics:
+        """Error and correlation with the return on held-out episodes."""
+        b = self._held_out
+        q = self.critic.q(b.z, b.proprio, b.chunk).mean(0)
+        return {
+            "held_out/return_error": float((q - b.mc_return).abs().mean()),
+            "held_out/correlation": float(torch.corrcoef(torch.stack([q, b.mc_return]))[0, 1]),
+            "held_out/q_std": float(q.std()),
+        }
+
+    def gates(self) -> GateReport:
+        rng = Generator().manual_seed(self._cfg.train.seed)
+        order = torch.randperm(len(self._held_out.weight), generator=rng)[:1024]
+        return critic_gates(
+            self.critic, select(self._held_out, order), self.space, self._cfg.gates, rng, environment=None
+        )
+
+
+def make_objective(cfg: CriticStageCfg, space: CriticSpace, shape: dict[str, int], rng: Generator) -> nn.Module:
+    match cfg.objective:
+        case CalQLCfg() as objective:
+            return CalQL(objective, space)
+        case IQLCfg() as objective:
+            return IQL(objective, ValueNet(cfg.network, **shape, rng=rng))
+        case SarsaCfg() as objective:
+            return Sarsa(objective)
+
+
+def select(batch: ChunkBatch, index: Tensor) -> ChunkBatch:
+    """Rows of a batch by index or mask."""
+    return ChunkBatch(**{n: getattr(batch, n)[index] for n in ChunkBatch.__dataclass_fields__})
