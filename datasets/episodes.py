@@ -228,11 +228,13 @@ def _ref(
 
 def _load_file(path: Path, episodes: list[EpisodeRef], schema: Schema, names: list[str]) -> list[EpisodeArrays]:
     try:
-        table = pq.ParquetFile(path).read(list({*names, "episode_index"}), use_threads=False)
+        file = pq.ParquetFile(path)
+        available = file.schema_arrow.names
+        if missing := [name for name in names if name not in available]:
+            raise DataError(f"{path}: no column {', '.join(missing)}; it has {', '.join(available)}")
+        table = file.read(list({*names, "episode_index"}), use_threads=False)
     except (OSError, ValueError) as error:
         raise CorruptEpisode(f"{path}: rows cannot be read ({error})") from error
-    if missing := [name for name in names if name not in table.column_names]:
-        raise DataError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
     index = table["episode_index"].to_numpy()
     values = {name: _to_numpy(table, name, schema) for name in names}
     loaded = []

@@ -226,8 +226,17 @@ def read_spool(path: Path) -> SpoolEpisode:
 
 
 def _open(path: Path) -> h5py.File:
-    # Single-writer mode also reads files whose writer was killed and could not mark them as closed.
-    return h5py.File(path, "r", libver="latest", swmr=True)
+    if not path.name.endswith(PART_SUFFIX):
+        return h5py.File(path, "r", libver="latest")
+    # Single-writer mode also reads files whose writer was killed and could not mark them as closed. HDF5 takes a damaged
+    # table for one that is being written and tries again, 100 times with doubled pauses: for ever. 20 times are 1 ms.
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
+    hdf5 = ctypes.CDLL(h5py.h5p.__file__)  # finds HDF5's public functions, of which h5py lacks this one
+    if hdf5.H5Pset_metadata_read_attempts(ctypes.c_int64(access.id), ctypes.c_uint(20)) < 0:
+        raise OSError("HDF5 refused to limit its read attempts")
+    flags = h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ
+    return h5py.File(h5py.h5f.open(os.fsencode(path), flags, access))
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ RGB_TOLERANCE = 6  # mean grey levels on the synthetic images, which have hard e
 Steps = Callable[[int, int], list[Step]]
 
 
-def open_stock(root: Path) -> LeRobotDataset:
+def open_stock(root: Path) -> Any:  # its __getitem__ is annotated as that of a sequence
     # Its default decoder needs FFmpeg's shared libraries; PyAV brings its own.
     return LeRobotDataset("local/test", root=root, video_backend="pyav")
 

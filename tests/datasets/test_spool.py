@@ -289,6 +289,22 @@ def test_a_stalled_disk_neither_drops_nor_shifts_frames(
     assert_holds(read_spool(writer.save(SUCCESS)), recorded)
 
 
+@pytest.mark.parametrize("size", [0, 100, 2000, 20_000])
+def test_cut_off_files_are_refused_without_hanging(
+    spool: Path, schema: Schema, steps: Steps, tmp_path: Path, size: int
+) -> None:
+    writer = SpoolWriter(spool, schema, task="t")
+    for step in steps(16, 0):
+        writer.add(step)
+    writer.abort("power cut")
+    content = writer.path.read_bytes()
+    for name in ("cut.h5", "cut.part.h5"):
+        cut = tmp_path / name
+        cut.write_bytes(content[:size])
+        with pytest.raises(CorruptEpisode, match="cut"):
+            read_spool(cut).images("observation.images.head")
+
+
 def test_files_that_are_no_episodes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     path.write_bytes(b"not hdf5")
