@@ -135,6 +135,17 @@ def test_gates_change_neither_critic_nor_its_gradients(
         assert (p.grad is None) == (grad is None) and (grad is None or torch.equal(p.grad, grad))
 
 
+def test_gates_climb_in_the_unit_of_the_policy_update(
+    trained: CriticEnsemble, task: ChunkBatch, space: CriticSpace, rng: torch.Generator
+) -> None:
+    held_out, cfg = rows(task, slice(448, None)), GateCfg(ascent=AscentCfg(grad_clip=1e3))
+    moved = [
+        named(critic_gates(trained, held_out, space, cfg, rng, environment=None, q_std=s), "global direction").numbers
+        for s in (1.0, 0.5)
+    ]
+    assert moved[1]["displacement"] > 1.5 * moved[0]["displacement"]
+
+
 def test_one_direction_for_all_states_is_caught(space: CriticSpace) -> None:
     start = 0.1 * randn(N, B, 3, 2)
 

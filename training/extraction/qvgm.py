@@ -26,12 +26,21 @@ from ..policy import Context, VelocityField
 from .time_gates import LateGate, TimeGate
 
 
+# The base's own trajectory costs a fifth of a step. Where no cap needs it, one state in four shows how far the action
+# has moved.
+MEASURED_SHARE = 4
+
+
 @dataclass(frozen=True)
 class QVGMCfg:
     ascent: AscentCfg = AscentCfg()
     gate: TimeGate = LateGate()  # which flow steps learn, and with what weight
     flow_steps: int = 10  # K, as at inference
     max_displacement: float | None = None  # L2 over the executed chunk, normalised units, from the base's action
+
+    def __post_init__(self) -> None:
+        if self.max_displacement is not None and self.max_displacement <= 0:
+            raise ConfigError(f"Q-VGM: max_displacement must be > 0 or None (no cap), got {self.max_displacement}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +51,9 @@ class Rollout:
     weight: Tensor  # (m,) s(t_k)
     residual: Tensor  # (m, b, h, d) v_theta - v_base at the policy's states, in fp32, with gradient
     clean: Tensor  # (m, b, h, d) A^{k,0}
-    base_clean: Tensor  # (m, b, h, d) B^k
+    base_clean: Tensor  # (m, n, h, d) B^k of the first n states, all of them if there is a cap
     final: Tensor  # (b, h, d) what the policy does
-    base_final: Tensor  # (b, h, d) what the base does from the same noise
+    base_final: Tensor  # (n, h, d) what the base does from the same noise
 
 
 class QVGM:
@@ -79,19 +88,21 @@ class QVGM:
         weights = self.cfg.gate.weights(flow_steps)
         learns = [k for k in range(flow_steps) if weights[k] > 0]
         residual, clean, base_clean = [], [], []
-        x = y = noise.detach().float()  # the policy's and the base's trajectory
+        n = len(noise) if self.cfg.max_displacement is not None else max(1, len(noise) // MEASURED_SHARE)
+        x = noise.detach().float()  # the policy's trajectory
+        y, ctx_y = x[:n], ctx[:n]  # the base's
         for k, t_k in enumerate(times(flow_steps).to(noise.device)):
             t = t_k.expand(len(x))
             with torch.set_grad_enabled(k in learns and torch.is_grad_enabled()):
                 v = self.policy.velocity(ctx, x, t)
             with torch.no_grad():
-                w = self.base.velocity(ctx, y, t)
+                w = self.base.velocity(ctx_y, y, t[:n])
             if k in learns:
                 with torch.no_grad():
                     v_base = self.base.velocity(ctx, x, t).float()
                 residual.append(v.float() - v_base)
                 clean.append(clean_estimate(x, v_base, t))
-                base_clean.append(clean_estimate(y, w.float(), t))
+                base_clean.append(clean_estimate(y, w.float(), t[:n]))
             x = x - v.detach() / flow_steps
             y = y - w / flow_steps
         return Rollout(
@@ -116,17 +127,19 @@ class QVGM:
 
     @torch.no_grad()
     def _metrics(self, run: Rollout, h_eff: Tensor, ascent: Ascent, q_fn: QFunction) -> dict[str, Tensor]:
-        rho, n_steps = self.cfg.ascent.pessimism, self.cfg.ascent.ascent_steps
-        final, base_final = self.space.view(run.final), self.space.view(run.base_final)
+        rho = self.cfg.ascent.pessimism
+        n = len(run.base_final)
+        final = self.space.view(run.final)  # (b, C, d)
+        base_final = torch.cat([self.space.view(run.base_final), final[n:]])  # q_fn wants all b states
         q_final, q_base = pool(q_fn(torch.stack([final, base_final])), rho)  # (b,) each
         best_step = ascent.best_step.float()
         return {
-            "qvgm/final_displacement": torch.linalg.vector_norm(final - base_final, dim=(-2, -1)).mean(),
-            "qvgm/final_q_gain": (q_final - q_base).mean(),
+            "qvgm/final_displacement": torch.linalg.vector_norm((final - base_final)[:n], dim=(-2, -1)).mean(),
+            "qvgm/final_q_gain": (q_final - q_base)[:n].mean(),
             "qvgm/target_q_gain": (ascent.q_best - ascent.q_start).mean(),
             "qvgm/improved": (best_step > 0).float().mean(),
             "qvgm/best_step": best_step.mean(),
-            **{f"qvgm/best_step_{j}": (best_step == j).float().mean() for j in range(n_steps + 1)},
+            **{f"qvgm/best_step_{j}": (best_step == j).float().mean() for j in range(self.cfg.ascent.ascent_steps + 1)},
             "qvgm/residual_norm": torch.linalg.vector_norm(run.residual, dim=(-2, -1)).mean(),
             "qvgm/target_norm": torch.linalg.vector_norm(h_eff, dim=(-2, -1)).mean(),
         }
