@@ -25,7 +25,6 @@ from ..flow import clean_estimate, times
 from ..policy import Context, VelocityField
 from .time_gates import LateGate, TimeGate
 
-
 # The base's own trajectory costs a fifth of a step. Where no cap needs it, one state in four shows how far the action
 # has moved.
 MEASURED_SHARE = 4
