@@ -115,28 +115,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spool", type=Path)
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("--follow", action="store_true", help="wait for more episodes until standard input is closed")
+    parser.add_argument(
+        "--follow", action="store_true", help="wait for more episodes until a line or the end of standard input"
+    )
     parser.add_argument(
         "--no-sync", action="store_true", help="do not wait for the disk: survives a kill, not a power cut"
     )
     args = parser.parse_args()
 
-    closed = threading.Event()
+    stopped = threading.Event()
     if args.follow:
         os.nice(10)  # the control loop has priority
-        # Closed by whoever started us, or by the kernel when that process dies.
-        threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
+        # A line from whoever started us, or the end of the pipe when that process dies.
+        threading.Thread(target=lambda: (sys.stdin.readline(), stopped.set()), daemon=True).start()
     try:
         report = commit_spool(
             args.spool,
             args.dataset,
             follow=args.follow,
-            stop=closed.is_set,
+            stop=stopped.is_set,
             progress=sys.stderr.isatty(),
             cfg=CommitCfg(sync=not args.no_sync),
         )
     except ArmflowError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; what is not committed yet stays in the spool")
     for path, reason in report.rejected:
         sys.stderr.write(f"rejected {path}: {reason}\n")
 

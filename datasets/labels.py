@@ -4,6 +4,7 @@ One JSON object per line in `meta/armflow/labels.jsonl`; the newest line of an e
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def append_entry(root: Path, entry: LabelEntry, *, sync: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(dataclasses.asdict(entry)) + "\n"
     with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # a person may relabel while a session commits
         _drop_torn_line(file)
         file.write(line.encode())
     if sync:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -124,7 +125,7 @@ class CommitProcess:
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "armflow.datasets.commit", str(spool_dir), str(dataset_root), *options],
-                stdin=subprocess.PIPE,  # its end tells the process to finish, also when we are killed
+                stdin=subprocess.PIPE,  # a line or its end tells the process to finish, also when we are killed
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the session; what was saved is still committed
@@ -137,8 +138,10 @@ class CommitProcess:
 
     def stop(self) -> None:
         """Commit what waits, then end. Raises DataError if that failed."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            with suppress(BrokenPipeError):  # it has ended already; its status says why
+                self._process.stdin.write(b"stop\n")  # the end of the pipe may be held open by a forked worker
+                self._process.stdin.close()
         if self._process.wait() != 0:
             raise DataError(self._report())
 
