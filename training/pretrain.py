@@ -43,13 +43,13 @@ class PretrainCfg:
 
 
 class PretrainData:
-    """Shards of `teleop.multitask` as memory maps."""
+    """Shards of `teleop.multitask`, in memory: random reads of a map of this size wait for the disk again and again."""
 
     def __init__(self, shards: list[Path]) -> None:
         if not shards:
             raise DataError("no pretraining shards; `armflow pretrain` makes them first")
         names = ("images", "state", "chunk", "valid", "grounding", "episode")
-        self._parts = [{n: np.load(s / f"{n}.npy", mmap_mode="r" if n == "images" else None) for n in names} for s in shards]
+        self._parts = [{n: np.load(s / f"{n}.npy") for n in names} for s in shards]
         self._texts = [json.loads((s / "instructions.json").read_text()) for s in shards]
         self._starts = np.cumsum([0, *(len(p["state"]) for p in self._parts)])
 

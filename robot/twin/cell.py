@@ -1,6 +1,6 @@
 """A twin ready for episodes: reset to a task and a seed, then hand its devices to the control loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ class Episode:
     arm: ArmDriver
     cameras: dict[str, Camera]
     safety: SafetyFilter
+    renderer: Callable[[], SceneRenderer]
 
 
 class Cell:
@@ -63,6 +64,7 @@ class Cell:
             arm=TwinArm(twin, rng),
             cameras={spec.name: TwinCamera(twin, spec, self._shared_renderer, rng) for spec in self._specs(layout)},
             safety=JointSafety(TwinArm.spec, self.rig.safety),
+            renderer=self._shared_renderer,
         )
 
     def _specs(self, layout: Layout) -> Sequence[CameraSpec]:

@@ -31,15 +31,21 @@ class SceneRenderer:
     def render(
         self, data: mujoco.MjData, camera: str, width: int, height: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """(h, w, 3) colour and (h, w) depth along the optical axis in m."""
+        """(h, w, 3) colour and (h, w) depth along the optical axis in m, seen by one of the model's cameras."""
+        self._camera.fixedcamid = self._model.camera(camera).id
+        return self.render_free(data, self._camera, width, height)
+
+    def render_free(
+        self, data: mujoco.MjData, camera: mujoco.MjvCamera, width: int, height: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The same, from any point of view."""
         factor = 2 if width <= SUPERSAMPLED_UP_TO else 1
         rect = mujoco.MjrRect(0, 0, width * factor, height * factor)
         rgb = np.empty((height * factor, width * factor, 3), np.uint8)
         z = np.empty((height * factor, width * factor), np.float32)
         self._gl.make_current()
-        self._camera.fixedcamid = self._model.camera(camera).id
         mujoco.mjv_updateScene(
-            self._model, data, self._option, self._perturb, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+            self._model, data, self._option, self._perturb, camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
         )
         mujoco.mjr_render(rect, self._scene, self._mjr)
         mujoco.mjr_readPixels(rgb, z, rect, self._mjr)

@@ -24,8 +24,8 @@ class NetworkCfg:
     n_cameras: int = 2
     image_height: int = 96
     image_width: int = 128
-    vision_channels: tuple[int, ...] = (32, 64, 128, 192)
-    """Channels after each halving of the resolution; four halvings give 6 x 8 tokens per camera."""
+    vision_channels: tuple[int, ...] = (32, 64, 96, 160, 192)
+    """Channels after each halving of the resolution; five halvings give 3 x 4 tokens per camera."""
     vocabulary_size: int = 64
     max_words: int = 14
     state_dim: int = 8
@@ -145,7 +145,7 @@ class VisionTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
-        x = self.blocks(self.stem(x))  # (n, c, h/16, w/16)
+        x = self.blocks(self.stem(x))  # (n, c, h/32, w/32)
         return self.project(x.flatten(2).transpose(1, 2))
 
 

@@ -1,0 +1,84 @@
+"""`armflow collect ...`."""
+
+from pathlib import Path
+from typing import Literal
+
+
+from ..robot.clock import MonotonicClock
+from ..robot.rig import DEFAULT_RIG, load_rig
+from ..robot.seeds import seeds
+from ..teleop.collect import CollectCfg, Job, Scripted, collect
+from ..teleop.session import teleoperate
+from .agents import Plain
+from .twin_trials import AgentFactory
+
+TaskName = Literal["pick_peach", "stack_bowls"]
+
+
+def demos(
+    out: Path,
+    tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
+    episodes: int = 30,
+    device: Literal["keyboard", "scripted"] = "scripted",
+    repetition: int = 0,
+    image_size: tuple[int, int] = (128, 96),
+    workers: int = 2,
+    rig: Path = DEFAULT_RIG,
+    rerun: bool = False,
+) -> None:
+    """Record demonstrations in the twin, by keyboard in real time or by the scripted operator as fast as possible.
+
+    Args:
+        out: LeRobot dataset to make, or to go on with.
+        tasks: What to demonstrate.
+        episodes: Successful demonstrations per task.
+        device: Who demonstrates.
+        repetition: Which of the ten independent sets of seeds.
+        image_size: Width and height of the recorded images, px.
+        workers: Episodes simulated at a time (scripted operator only).
+        rig: Rig file.
+        rerun: Show the episode live in Rerun (keyboard only).
+    """
+    cell = load_rig(rig).with_image_size(*image_size)
+    if device == "keyboard":
+        jobs = [Job(t, s) for t in tasks for s in seeds("demos", t, episodes, repetition)]
+        teleoperate(cell, jobs, out, clock=MonotonicClock(), rerun=rerun)
+        return
+    collect(cell, interleaved("demos", tasks, episodes, repetition), Scripted(), out, CollectCfg(workers))
+
+
+def rollouts(
+    policy: Path,
+    out: Path,
+    tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
+    episodes: int = 150,
+    repetition: int = 0,
+    image_size: tuple[int, int] = (128, 96),
+    workers: int = 2,
+    rig: Path = DEFAULT_RIG,
+) -> None:
+    """Record labelled autonomous rollouts of a policy in the twin.
+
+    Args:
+        policy: Checkpoint, or the folder of the stage that made it.
+        out: LeRobot dataset to make, or to go on with.
+        tasks: What to try.
+        episodes: Attempts per task; failures are kept, they are what the critic learns from.
+        repetition: Which of the ten independent sets of seeds.
+        image_size: Width and height of the recorded images, px.
+        workers: Episodes simulated at a time.
+        rig: Rig file.
+    """
+    jobs = interleaved("rollouts", tasks, episodes, repetition)
+    factory = AgentFactory(Plain(policy))
+    collect(load_rig(rig).with_image_size(*image_size), jobs, factory, out, CollectCfg(workers))
+
+
+def interleaved(purpose: Literal["demos", "rollouts"], tasks: tuple[str, ...], n: int, repetition: int) -> list[Job]:
+    """Jobs of all tasks in turn."""
+    columns = [[Job(t, s) for s in seeds(purpose, t, n, repetition)] for t in tasks]
+    return [job for row in zip(*columns, strict=True) for job in row]
+
+
+COMMANDS = {"demos": demos, "rollouts": rollouts}
+

@@ -1,0 +1,72 @@
+"""A person's recording session in the twin: one episode after the other, each labelled before the next begins."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ..calibration.store import from_spec, to_texts
+from ..datasets.labels import newest_labels
+from ..datasets.recorder import Recorder, RecorderCfg
+from ..datasets.schema import make_schema
+from ..datasets.view import RerunSink, open_recording
+from ..robot import fr3
+from ..robot.clock import Clock
+from ..robot.control import EpisodeEnd, EpisodeResult, LoopCfg, StepSink, run_episode
+from ..robot.kinematics import Kinematics
+from ..robot.rig import Rig
+from ..robot.twin.cell import Cell
+from ..robot.twin.tasks import get_task
+from .collect import Job, label_of
+from .device import TeleopEvent
+from .keyboard import KeyboardDevice
+from .source import TeleopSource
+
+MAX_EPISODE_S = 120.0  # a person needs longer than a script
+
+
+def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, clock: Clock, rerun: bool) -> None:
+    """Record the jobs that dataset `root` does not have yet, by keyboard. Ctrl-C ends the session, nothing is lost."""
+    schema = make_schema(fr3.SPEC, [c.spec() for c in rig.cameras], rig.control_hz)
+    calibration = to_texts({c.name: from_spec(c.spec(), date=c.calibration_date) for c in rig.cameras})
+    done = {label.seed for label in newest_labels(root).values()} if root.exists() else set()
+    console, kinematics = Console(), Kinematics(np.array(rig.arm.home_q))
+    with ExitStack() as stack:
+        device = stack.enter_context(KeyboardDevice(rig.control_hz))
+        cell = stack.enter_context(Cell(rig, clock))
+        cfg = RecorderCfg(root.with_name(root.name + ".spool"), root)
+        recorder = stack.enter_context(Recorder(cfg, schema, rig_hash=rig.hash, calibration=calibration))
+        live = (RerunSink(open_recording(root.name, schema=schema), schema),) if rerun else ()
+        sinks: tuple[StepSink, ...] = (recorder, *live)
+        for job in (job for job in jobs if job.seed not in done):
+            episode = cell.reset(get_task(job.task), job.seed)
+            console.print(f"[bold]{episode.layout.instruction}[/bold]   (hold shift to move; enter, x or esc to end)")
+            source = TeleopSource(device, kinematics, rig.control_hz)
+            recorder.start(episode.layout.instruction, seed=job.seed)
+            result = run_episode(
+                arm=episode.arm,
+                cameras=episode.cameras,
+                source=source,
+                safety=episode.safety,
+                clock=cell.clock,
+                cfg=LoopCfg(fps=rig.control_hz, max_steps=round(MAX_EPISODE_S * rig.control_hz)),
+                monitor=episode.judge,
+                sinks=sinks,
+            )
+            if source.event is TeleopEvent.DISCARD:
+                recorder.discard("discarded by the operator")
+                console.print("discarded")
+                continue
+            label = label_of(judged(result, source.event), episode, operator="keyboard")
+            recorder.save(label)
+            console.print(f"{label.outcome}: {label.failure_tag or 'saved'}")
+
+
+def judged(result: EpisodeResult, event: TeleopEvent | None) -> EpisodeResult:
+    """The operator's word counts for more than the twin's judge."""
+    if event is None:
+        return result
+    success = event is TeleopEvent.SUCCESS
+    return EpisodeResult(EpisodeEnd("operator", terminated=True, success=success), result.stats)
