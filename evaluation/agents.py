@@ -161,4 +161,3 @@ def _critic_fingerprint(agent: QSelection | QGuidance | FlowGuidance) -> str:
 def load_cached(agent: AnyAgent) -> LoadedAgent:
     """Loaded once per process."""
     return agent.load()
-

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-
 from ..robot.clock import MonotonicClock
 from ..robot.rig import DEFAULT_RIG, load_rig
 from ..robot.seeds import seeds
@@ -81,4 +80,3 @@ def interleaved(purpose: Literal["demos", "rollouts"], tasks: tuple[str, ...], n
 
 
 COMMANDS = {"demos": demos, "rollouts": rollouts}
-

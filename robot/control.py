@@ -1,6 +1,6 @@
 """The one control loop: teleoperation, rollouts, deployment and dry runs all pass through `run_episode`.
 
-    tick -> observe -> source.next -> safety -> arm.command -> sink.add
+tick -> observe -> source.next -> safety -> arm.command -> sink.add
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,6 @@
 """Forward and differential inverse kinematics of the arm, through mink on the arm-only MuJoCo model."""
 
 import mink
-import mujoco
 import numpy as np
 
 from .geometry import pose

@@ -42,5 +42,3 @@ class TeleopInput:
 
 class TeleopDevice(Protocol):
     def read(self, state: ArmState) -> TeleopInput: ...
-
-

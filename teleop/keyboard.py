@@ -1,10 +1,10 @@
 """Keyboard teleoperation through pynput: small tool moves while the dead-man key is held.
 
-    hold shift    let the arm move            space   open or close the gripper
-    w s           away from / to the base     enter   end the episode: it worked
-    a d           left / right                x       end the episode: it failed
-    r f           up / down                   esc     end the episode and throw it away
-    q e           turn the tool
+hold shift    let the arm move            space   open or close the gripper
+w s           away from / to the base     enter   end the episode: it worked
+a d           left / right                x       end the episode: it failed
+r f           up / down                   esc     end the episode and throw it away
+q e           turn the tool
 """
 
 import threading

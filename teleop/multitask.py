@@ -23,7 +23,6 @@ from ..robot.types import Floats
 from .expert import ExpertCfg, ScriptedExpert
 from .source import TeleopSource
 
-
 MAX_START_TURN_RAD = 1.2  # further from home, inverse kinematics may have found another branch
 
 
@@ -52,7 +51,9 @@ def generate(rig: Rig, out: Path, cfg: MultitaskCfg, workers: int) -> list[Path]
     jobs = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
         joblib.delayed(_make_shard)(rig, shard, cfg, cfg.first_seed + start) for shard, start in missing
     )
-    for _ in track(jobs, total=len(missing), description=f"simulating {len(missing) * cfg.episodes_per_shard} episodes"):
+    for _ in track(
+        jobs, total=len(missing), description=f"simulating {len(missing) * cfg.episodes_per_shard} episodes"
+    ):
         pass
     return shards
 
@@ -75,7 +76,9 @@ class _Collector:
         self.actions.append(step.executed.vector)
         self.good.append(not self._expert.making_mistake)
         self.grounding.append(
-            np.concatenate([world.position(layout.movable.name), world.position(layout.target.name), world.tcp()[:3, 3]])
+            np.concatenate(
+                [world.position(layout.movable.name), world.position(layout.target.name), world.tcp()[:3, 3]]
+            )
         )
 
     def abort(self, reason: str) -> None:
@@ -155,5 +158,3 @@ def _write(shard: Path, rows: dict[str, list[np.ndarray]], instructions: list[st
         np.save(part / f"{name}.npy", np.stack(values))
     (part / "instructions.json").write_text(json.dumps(instructions))
     part.rename(shard)
-
-

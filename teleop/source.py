@@ -10,6 +10,7 @@ from .device import TeleopDevice, TeleopEvent, ToolDelta
 
 MAX_TOOL_SPEED_M_S, MAX_TOOL_TURN_RAD_S = 0.6, 1.5  # a device that asks for more gets there later, not faster
 
+
 class TeleopSource:
     """Integrates a device's wishes into a tool pose and solves for joints near the last ones.
 
@@ -43,9 +44,7 @@ class TeleopSource:
         if wish.engaged and wish.target is not None:
             target = wish.target
             wanted = moved(self._X_BE, target) if isinstance(target, ToolDelta) else target.X_BE
-            nearer = towards(
-                self._X_BE, wanted, MAX_TOOL_SPEED_M_S * self._period, MAX_TOOL_TURN_RAD_S * self._period
-            )
+            nearer = towards(self._X_BE, wanted, MAX_TOOL_SPEED_M_S * self._period, MAX_TOOL_TURN_RAD_S * self._period)
             self._q = self._kinematics.inverse(nearer, self._q)
             # Where the joints can really go, so that a wish out of reach does not wind up.
             self._X_BE = self._kinematics.forward(self._q)

@@ -1,6 +1,6 @@
 """Flow-matching maths in our time convention (methods 1.1): t = 1 is noise, t = 0 a clean action.
 
-    x_t = (1 - t) A + t eps        v = eps - A        Euler: x <- x - v / K        A_hat = x - t v
+x_t = (1 - t) A + t eps        v = eps - A        Euler: x <- x - v / K        A_hat = x - t v
 """
 
 from collections.abc import Callable

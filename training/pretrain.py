@@ -79,7 +79,11 @@ class PretrainData:
             reference = np.append(part["state"][:, :-1], np.zeros((len(part["state"]), 1), np.float32), axis=1)
             relative.append((part["chunk"] - reference[:, None])[part["valid"]])
         action = np.concatenate(relative)
-        quantile = {f"{n}.q{q:02d}": np.quantile(x, q / 100, axis=0) for n, x in (("state", state), ("action", action)) for q in (1, 99)}
+        quantile = {
+            f"{n}.q{q:02d}": np.quantile(x, q / 100, axis=0)
+            for n, x in (("state", state), ("action", action))
+            for q in (1, 99)
+        }
         return {k: torch.from_numpy(v.astype(np.float32)) for k, v in quantile.items()}
 
 

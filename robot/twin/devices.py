@@ -69,3 +69,7 @@ class TwinCamera:
             depth_mm = stereo_depth_mm(depth, float(self.spec.K[0, 0]), sigma, self._rng)
             self._last = RgbdFrame(newest.t, newest.frame_number, rgb, depth_mm)
         return self._last
+
+    def forget(self) -> None:
+        """Drop the delivered frame, so that the next call renders again."""
+        self._last = None

@@ -52,9 +52,7 @@ class PretrainScenes:
         words = [str(rng.choice(VERBS)), "the", *_described(rng, colours[0], noun, ambiguous), preposition, "the",
                  *_described(rng, colours[1], target_noun, ambiguous)]  # fmt: skip
         centres = place_apart(rng, tuple(_radius(t) for t in things), X_RANGE, Y_RANGE, clearance=0.045)
-        poses = {
-            t.name: upright_pose(*xy, rng.uniform(-np.pi, np.pi)) for t, xy in zip(things, centres, strict=True)
-        }
+        poses = {t.name: upright_pose(*xy, rng.uniform(-np.pi, np.pi)) for t, xy in zip(things, centres, strict=True)}
         return Layout(
             things=tuple(things),
             poses=poses,

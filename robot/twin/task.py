@@ -95,7 +95,9 @@ class Judge:
         allowed = inside_radius(thing, target)
         checks = (
             Check("inside", distance < allowed, f"{distance * 100:.1f} cm off centre, allowed {allowed * 100:.1f}"),
-            Check("depth", -0.005 < offset[2] < target.height * 0.75, f"{offset[2] * 100:.1f} cm above the target's foot"),
+            Check(
+                "depth", -0.005 < offset[2] < target.height * 0.75, f"{offset[2] * 100:.1f} cm above the target's foot"
+            ),
             Check("upright", upright > UPRIGHT and self._stands(), f"target's cosine to vertical {upright:.2f}"),
             Check("resting", speed < REST_SPEED, f"moving at {speed:.2f} m/s"),
             Check("released", not world.touched_by_hand(thing.name), "the hand still touches it"),
@@ -158,5 +160,3 @@ def place_apart(
             for b, rb in list(zip(centres, radii, strict=True))[:i]
         ):
             return centres
-
-

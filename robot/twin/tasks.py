@@ -13,8 +13,12 @@ CLEARANCE = 0.05  # m between rims: room for the hand
 PEACH = Ball("peach", radius=0.031, rgba=(0.96, 0.60, 0.42, 1.0), stem=True)
 WHITE_BOWL = Bowl("bowl", rim_radius=0.078, base_radius=0.050, height=0.045, rgba=(0.88, 0.88, 0.85, 1.0))
 PLATE = Bowl("plate", rim_radius=0.095, base_radius=0.075, height=0.018, rgba=(0.45, 0.62, 0.78, 1.0))
-SMALL_BOWL = Bowl("small_bowl", rim_radius=0.052, base_radius=0.038, height=0.048, rgba=(0.30, 0.55, 0.35, 1.0), mass=0.1)
-LARGE_BOWL = Bowl("large_bowl", rim_radius=0.080, base_radius=0.052, height=0.050, rgba=(0.55, 0.30, 0.55, 1.0), mass=0.3)
+SMALL_BOWL = Bowl(
+    "small_bowl", rim_radius=0.052, base_radius=0.038, height=0.048, rgba=(0.30, 0.55, 0.35, 1.0), mass=0.1
+)
+LARGE_BOWL = Bowl(
+    "large_bowl", rim_radius=0.080, base_radius=0.052, height=0.050, rgba=(0.55, 0.30, 0.55, 1.0), mass=0.3
+)
 
 
 class PickPeach:

@@ -15,7 +15,9 @@ class World:
         model = twin.model
         self._pads = [model.geom(f"{f}_pad").id for f in FINGERS]
         finger_bodies = [model.body(f).id for f in FINGERS]
-        self._hand_geoms = {g for g in range(model.ngeom) if model.geom_bodyid[g] in [*finger_bodies, model.body("hand").id]}
+        self._hand_geoms = {
+            g for g in range(model.ngeom) if model.geom_bodyid[g] in [*finger_bodies, model.body("hand").id]
+        }
 
     def position(self, name: str) -> Floats:
         """(3,) m, origin of a body: where it touches the table when it stands."""
@@ -55,5 +57,3 @@ class World:
             if (a in geoms and model.geom_bodyid[b] == body) or (b in geoms and model.geom_bodyid[a] == body):
                 return True
         return False
-
-

@@ -57,6 +57,8 @@ class PI05MiniConfig(PreTrainedConfig):
         return None
 
     def validate_features(self) -> None:
-        missing = [c for c in self.cameras if self.input_features and f"observation.images.{c}" not in self.input_features]
+        missing = [
+            c for c in self.cameras if self.input_features and f"observation.images.{c}" not in self.input_features
+        ]
         if missing:
             raise ValueError(f"pi05_mini needs cameras {list(self.cameras)}; the input features lack {missing}")

@@ -145,5 +145,3 @@ def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == size:
         return image.float()
     return F.interpolate(image.float(), size, mode="bilinear", antialias=True)
-
-

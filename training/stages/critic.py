@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
-from ...datasets.chunks import ChunkCfg, ChunkTransitions, dataset_transitions
+from ...datasets.chunks import ChunkCfg, dataset_transitions
 from ...datasets.episodes import dataset_hash
 from .. import run
 from ..critics.cal_ql import CalQL, CalQLCfg
@@ -33,6 +33,8 @@ from .sft import split_episodes, weights_hash
 Objective = CalQLCfg | IQLCfg | SarsaCfg
 
 SAMPLE_BATCH = 64
+
+CRITIC_TRAIN = TrainCfg(steps=6000, lr=3e-4, weight_decay=0.01, eval_every=500, final_lr=0.1)
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,7 @@ class CriticStageCfg:
     held_out: float = 0.1
     """Share of episodes for held-out scores and gates."""
     gates: GateCfg = field(default_factory=GateCfg)
-    train: TrainCfg = field(
-        default_factory=lambda: TrainCfg(steps=6000, lr=3e-4, weight_decay=0.01, eval_every=500, final_lr=0.1)
-    )
+    train: TrainCfg = CRITIC_TRAIN
 
 
 @dataclass(frozen=True, eq=False)

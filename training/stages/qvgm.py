@@ -27,6 +27,10 @@ from .sft import split_episodes, weights_hash
 
 CONTROL_STATES = 512  # states over which the constant direction is averaged
 
+QVGM_TRAIN = TrainCfg(
+    steps=600, lr=1e-4, warmup_steps=30, weight_decay=0.0, ema_rate=0.01, eval_every=100, final_lr=0.1
+)
+
 
 @dataclass(frozen=True)
 class QVGMStageCfg:
@@ -50,11 +54,7 @@ class QVGMStageCfg:
     batch_size: int = 64
     """States per step."""
     held_out: float = 0.1
-    train: TrainCfg = field(
-        default_factory=lambda: TrainCfg(
-            steps=600, lr=1e-4, warmup_steps=30, weight_decay=0.0, ema_rate=0.01, eval_every=100, final_lr=0.1
-        )
-    )
+    train: TrainCfg = QVGM_TRAIN
 
 
 def run_qvgm(cfg: QVGMStageCfg) -> Metrics:

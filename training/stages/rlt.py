@@ -23,6 +23,8 @@ from .sft import split_episodes
 
 ENCODE_BATCH = 256
 
+RLT_TRAIN = TrainCfg(steps=800, lr=1e-3, bf16=True, eval_every=200)
+
 
 @dataclass(frozen=True)
 class RLTStageCfg:
@@ -43,7 +45,7 @@ class RLTStageCfg:
     discount: float = 0.98
     """Of the return that the probe predicts."""
     network: RLTCfg = field(default_factory=lambda: RLTCfg(width=192, n_heads=6, max_tokens=128, hidden_teacher=0.5))
-    train: TrainCfg = field(default_factory=lambda: TrainCfg(steps=800, lr=1e-3, bf16=True, eval_every=200))
+    train: TrainCfg = RLT_TRAIN
 
 
 def run_rlt(cfg: RLTStageCfg) -> Metrics:

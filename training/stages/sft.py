@@ -1,6 +1,6 @@
 """Supervised fine-tuning of the action expert on demonstrations; the vision-language prefix stays as it is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from ..loop import Metrics, TrainCfg, train
 from ..pi05_mini.load import SHIPPED, load_policy
 from ..pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from ..prefix_cache import PrefixCache, build
+
+SFT_TRAIN = TrainCfg(steps=1500, lr=5e-4, ema_rate=0.01, eval_every=250)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class SFTCfg:
     """Noisy chunks per observation."""
     held_out: float = 0.1
     """Share of episodes whose loss is only watched."""
-    train: TrainCfg = field(default_factory=lambda: TrainCfg(steps=1500, lr=5e-4, ema_rate=0.01, eval_every=250))
+    train: TrainCfg = SFT_TRAIN
 
 
 def run_sft(cfg: SFTCfg) -> Metrics:

@@ -1,0 +1,80 @@
+"""`armflow eval ...`."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ..robot.rig import DEFAULT_RIG, load_rig
+from ..robot.seeds import Purpose, seeds
+from .agents import AnyAgent, Plain, QGuidance, QSelection
+from .collect_commands import TaskName
+from .registration import TrialRequest
+from .study import Study, report_study, run_study
+from .table import rich_table
+from .trials import Policy
+from .twin_trials import TwinTrials
+from .wording import conclusions
+
+
+def compare(
+    a: Path,
+    b: Path,
+    out: Path,
+    critic: Path | None = None,
+    tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
+    trials: int = 50,
+    seeds_of: Purpose = "evaluation",
+    repetition: int = 0,
+    image_size: tuple[int, int] = (128, 96),
+    workers: int = 2,
+    rig: Path = DEFAULT_RIG,
+) -> None:
+    """Compare policy B with policy A by blinded, paired trials in the twin, and write an HTML report.
+
+    Args:
+        a: Reference checkpoint, or the folder of the stage that made it.
+        b: Candidate checkpoint.
+        out: Folder of the study: plan, key, results, videos, report. Run again to go on after an interruption.
+        critic: Also compare Q-selection and Q-guidance on A with this critic.
+        tasks: What to try.
+        trials: Trials per task and policy, on the same seeds.
+        seeds_of: Which reserved seeds; tune on "tuning", never on "evaluation".
+        repetition: Which of the ten independent sets of seeds.
+        image_size: Width and height of what the policy sees, px.
+        workers: Trials at a time.
+        rig: Rig file.
+    """
+    agents: dict[str, AnyAgent] = {"A": Plain(a), "B": Plain(b)}
+    if critic is not None:
+        agents |= {"A + Q-selection": QSelection(a, critic), "A + Q-guidance": QGuidance(a, critic)}
+    cell = load_rig(rig).with_image_size(*image_size)
+    request = TrialRequest(
+        policies=tuple(Policy(name, agent.fingerprint) for name, agent in agents.items()),
+        reference="A",
+        seeds={task: seeds(seeds_of, task, trials, repetition) for task in tasks},
+    )
+    rng = np.random.default_rng()  # codes and orders are drawn once and kept in the plan
+    study = run_study(out, request, TwinTrials(cell, agents), rng=rng, workers=workers, title=f"{b} against {a}")
+    show_study(study)
+
+
+def report(folder: Path) -> None:
+    """Write the report of a study again, finished or not.
+
+    Args:
+        folder: Folder of the study.
+    """
+    show_study(report_study(folder))
+
+
+def show_study(study: Study) -> None:
+    """Table, conclusions and the path of the report."""
+    console = Console()
+    console.print(rich_table(study.comparison))
+    for sentence in conclusions(study.comparison):
+        console.print(sentence)
+    console.print(f"report: {study.report}")
+
+
+COMMANDS = {"compare": compare, "report": report}
