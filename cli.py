@@ -16,7 +16,7 @@ GROUPS = {
     "twin": ("robot.twin.commands", "look at the simulated cell"),
     "collect": ("evaluation.collect_commands", "record demonstrations and rollouts as LeRobot datasets"),
     "data": ("datasets.commands", "look at and commit recorded data"),
-    "pretrain": ("training.pretrain_commands", "train pi05-mini from scratch on scripted multi-task data"),
+    "pretrain": ("evaluation.pretrain_commands", "train pi05-mini from scratch on scripted multi-task data"),
     "train": ("training.commands", "fine-tune: sft, rlt, critic, qvgm"),
     "eval": ("evaluation.commands", "blinded, paired comparisons of policies"),
     "bench": ("evaluation.benchmarks", "measure speed as ratios"),

@@ -3,11 +3,12 @@
 An agent is described by a small value that can be saved, hashed and sent to a worker; `load` turns it into samplers.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Generator, Tensor
 
 from ..training import run
@@ -16,7 +17,7 @@ from ..training.critics.qfunction import QFunction, scaled
 from ..training.flow import sample
 from ..training.pi05_mini.load import load_policy
 from ..training.pi05_mini.modeling_pi05_mini import PI05MiniPolicy
-from ..training.policy import Context
+from ..training.policy import Context, ObsBatch
 from ..training.prefix_cache import prefix_hash
 from ..training.stages.critic import load_critic
 from ..training.stages.rlt import load_rlt
@@ -134,7 +135,29 @@ class FlowGuidance:
         return f"flow-guidance {_critic_fingerprint(self)} {self.method} flow_steps={self.flow_steps}"
 
 
-AnyAgent = Plain | QSelection | QGuidance | FlowGuidance
+@dataclass(frozen=True)
+class BlankedCameras:
+    """Control: the checkpoint with every image black. A policy that sees must fail like this."""
+
+    checkpoint: Path
+    flow_steps: int = 10
+
+    def load(self) -> LoadedAgent:
+        policy = load_policy(self.checkpoint)
+        sighted = policy.encode
+
+        def blind(obs: ObsBatch) -> Context:
+            return sighted(replace(obs, images={name: torch.zeros_like(x) for name, x in obs.images.items()}))
+
+        policy.encode = blind  # type: ignore[method-assign]
+        return LoadedAgent(policy, plain_sampler(policy, self.flow_steps))
+
+    @property
+    def fingerprint(self) -> str:
+        return f"blanked cameras {weights_hash(self.checkpoint)} flow_steps={self.flow_steps}"
+
+
+AnyAgent = Plain | BlankedCameras | QSelection | QGuidance | FlowGuidance
 
 
 class _Judge:

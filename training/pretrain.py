@@ -87,8 +87,9 @@ class PretrainData:
         return {k: torch.from_numpy(v.astype(np.float32)) for k, v in quantile.items()}
 
 
-def new_policy(data: PretrainData, camera_names: tuple[str, ...]) -> PI05MiniPolicy:
+def new_policy(data: PretrainData, camera_names: tuple[str, ...], seed: int) -> PI05MiniPolicy:
     """Untrained policy whose vocabulary and statistics come from the data."""
+    torch.manual_seed(seed)
     policy = PI05MiniPolicy(
         PI05MiniConfig(device="cpu", vocabulary=build_vocabulary(data.instructions), cameras=camera_names)
     )

@@ -89,7 +89,7 @@ def run_critic(cfg: CriticStageCfg) -> Metrics:
     parts = [chunk_data(policy, c, encode_cache(token, c), cfg) for c in caches]
     stage = CriticStage(ChunkData.cat(parts), cfg)
     metrics = train(stage, cfg.train, cfg.out)
-    report = stage.gates()
+    report = stage.gates(metrics["held_out/q_std"])
     run.write_json(cfg.out / "gates.json", report.to_dict())
     save_critic(cfg.out, stage.critic, stage.space, metrics["held_out/q_std"], cfg)
     plot(cfg.out, title="critic")
@@ -249,12 +249,11 @@ class CriticStage:
             "held_out/q_std": float(q.std()),
         }
 
-    def gates(self) -> GateReport:
+    def gates(self, q_std: float) -> GateReport:
         rng = Generator().manual_seed(self._cfg.train.seed)
         order = torch.randperm(len(self._held_out.weight), generator=rng)[:1024]
-        return critic_gates(
-            self.critic, select(self._held_out, order), self.space, self._cfg.gates, rng, environment=None
-        )
+        batch = select(self._held_out, order)
+        return critic_gates(self.critic, batch, self.space, self._cfg.gates, rng, environment=None, q_std=q_std)
 
 
 def make_objective(cfg: CriticStageCfg, space: CriticSpace, shape: dict[str, int], rng: Generator) -> nn.Module:

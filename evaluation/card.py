@@ -1,0 +1,102 @@
+"""The card beside pretrained weights: data, recipe, seeds, and scores with intervals and controls."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+
+from ..robot.control import LoopCfg, run_episode
+from ..robot.rig import Rig
+from ..robot.seeds import seeds
+from ..robot.twin.cell import Cell
+from ..robot.twin.pretrain_tasks import PretrainScenes
+from ..robot.twin.task import Task
+from ..robot.twin.tasks import TASKS
+from ..teleop.multitask import MultitaskCfg
+from ..training.loop import Metrics
+from ..training.pretrain import PretrainCfg
+from .agents import AnyAgent, BlankedCameras, Plain
+from .statistics import Rate, wilson
+from .twin_trials import agent_source
+
+MAX_STEPS = 120
+
+
+@dataclass(frozen=True)
+class Score:
+    """Success of one agent on one kind of scene."""
+
+    what: str
+    rate: Rate
+
+
+def score(checkpoint: Path, rig: Rig, episodes: int, workers: int) -> list[Score]:
+    """Success on new scenes of the pretraining kind, there with blanked cameras, and on both evaluation tasks.
+
+    All on tuning seeds: the evaluation seeds are for comparisons.
+    """
+    plain, blind = Plain(checkpoint), BlankedCameras(checkpoint)
+    lines: list[tuple[str, AnyAgent, Task]] = [
+        ("new scenes of the pretraining kind", plain, PretrainScenes(rig)),
+        ("the same with both cameras blanked", blind, PretrainScenes(rig)),
+        *((f"{name}, never seen in training", plain, task) for name, task in TASKS.items()),
+    ]
+    return [Score(what, _rate(agent, task, rig, episodes, workers)) for what, agent, task in lines]
+
+
+def _rate(agent: AnyAgent, task: Task, rig: Rig, episodes: int, workers: int) -> Rate:
+    chosen = seeds("tuning", task.name, episodes)
+    parts = joblib.Parallel(n_jobs=workers)(
+        joblib.delayed(_successes)(agent, task, rig, chosen[i::workers]) for i in range(workers)
+    )
+    return wilson(sum(parts), episodes, confidence=0.95)
+
+
+def _successes(agent: AnyAgent, task: Task, rig: Rig, chosen: range) -> int:
+    wins = 0
+    with Cell(rig) as cell:
+        for seed in chosen:
+            episode = cell.reset(task, seed)
+            result = run_episode(
+                arm=episode.arm,
+                cameras=episode.cameras,
+                source=agent_source(agent, episode, seed),
+                safety=episode.safety,
+                clock=cell.clock,
+                cfg=LoopCfg(fps=rig.control_hz, max_steps=MAX_STEPS),
+                monitor=episode.judge,
+            )
+            wins += bool(result.end.success)
+    return wins
+
+
+def write_card(folder: Path, data: MultitaskCfg, recipe: PretrainCfg, metrics: Metrics, scores: list[Score]) -> None:
+    """README.md beside the weights."""
+    rows = "\n".join(
+        f"| {s.what} | {s.rate.successes} / {s.rate.n} | {s.rate.value:.0%} "
+        f"({s.rate.interval.low:.0%} to {s.rate.interval.high:.0%}) |"
+        for s in scores
+    )
+    last = data.first_seed + data.episodes - 1
+    text = f"""# pi05-mini, pretrained in the twin
+
+A small policy with the structure of pi0.5, in the place of the pretrained pi0.5 wherever there is no GPU. It has seen
+simulation only: do not put it on a real arm.
+
+* **Data.** {data.episodes} scripted episodes (seeds {data.first_seed} to {last}) of pick-and-place with balls, blocks,
+  cans and cups into bowls and onto plates: random sizes, colours, poses, words, lights, camera poses. Every
+  {data.frame_stride}. frame, {data.horizon}-step chunks; {data.scattered_starts:.0%} of the episodes start anywhere over
+  the table, {data.miss_rate:.0%} begin with a deliberate miss (masked). None of the evaluation tasks' objects.
+* **Training.** {recipe.train.steps} steps of {recipe.batch_size} observations with {recipe.noises} noisy chunks each,
+  AdamW, peak learning rate {recipe.train.lr:g}, seed {recipe.train.seed}; flow matching plus {recipe.grounding_weight:g}
+  x localisation of the named things. `armflow pretrain` does it again.
+* **Held out.** Flow loss {metrics["held_out/flow"]:.4f}; the object is located to {metrics["held_out/object_cm"]:.1f} cm,
+  its target to {metrics["held_out/target_cm"]:.1f} cm.
+
+| scenes (tuning seeds) | successes | rate (95 % Wilson interval) |
+|---|---|---|
+{rows}
+
+Weights in half precision, statistics in single precision. Apache-2.0.
+"""
+    (folder / "README.md").write_text(text)

@@ -1,0 +1,64 @@
+"""`armflow pretrain`: scripted multi-task data -> pi05-mini -> weights with a card."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ..robot.rig import DEFAULT_RIG, load_rig
+from ..robot.seeds import seeds
+from ..teleop.multitask import MultitaskCfg, generate
+from ..training import run
+from ..training.curves import plot
+from ..training.loop import Metrics, train
+from ..training.pi05_mini.save import save_half
+from ..training.pretrain import PretrainCfg, PretrainData, PretrainStage, new_policy
+from .card import Score, score, write_card
+
+IMAGE_SIZE = (128, 96)
+
+
+@dataclass(frozen=True)
+class PretrainRun:
+    """Everything that makes the shipped weights."""
+
+    out: Path = Path("runs/pretrain")
+    """Folder of this run."""
+    data: MultitaskCfg = field(default_factory=lambda: MultitaskCfg(first_seed=seeds("pretrain", "pretrain", 1).start))
+    recipe: PretrainCfg = field(default_factory=PretrainCfg)
+    workers: int = 2
+    """Episodes simulated at a time."""
+    score_episodes: int = 100
+    """Episodes per line of the card."""
+    rig: Path = DEFAULT_RIG
+
+
+def pretrain(cfg: PretrainRun) -> None:
+    """Train pi05-mini from scratch on scripted multi-task data in the twin, and write weights and card.
+
+    Hours on two cores. Every part resumes where it was interrupted.
+    """
+    rig = load_rig(cfg.rig).with_image_size(*IMAGE_SIZE)
+    shards = generate(rig, cfg.out / "data", cfg.data, cfg.workers)
+    done = run.begin(cfg.out, "pretrain", replace(cfg, out=Path(), workers=1, score_episodes=0), {"rig": rig.hash})
+    folder = cfg.out / "checkpoint"
+    if not done:
+        split = cfg.recipe.held_out_shards
+        data, held_out = PretrainData(shards[split:]), PretrainData(shards[:split])
+        policy = new_policy(data, tuple(c.name for c in rig.cameras), cfg.recipe.train.seed)
+        metrics = train(PretrainStage(policy, data, held_out, cfg.recipe), cfg.recipe.train, cfg.out)
+        save_half(policy, folder)
+        plot(cfg.out, title="pi05-mini pretraining")
+        run.finish(cfg.out, metrics)
+    _write_card(cfg, folder)
+
+
+def _write_card(cfg: PretrainRun, folder: Path) -> None:
+    metrics: Metrics = run.read_manifest(cfg.out)["metrics"]
+    rig = load_rig(cfg.rig).with_image_size(*IMAGE_SIZE)
+    scores: list[Score] = score(folder, rig, cfg.score_episodes, cfg.workers)
+    write_card(folder, cfg.data, cfg.recipe, metrics, scores)
+    Console().print(f"weights and card: {folder}")
+
+
+COMMANDS = pretrain
