@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Generator, Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from . import checkpoint
 
@@ -70,7 +71,7 @@ def train(stage: Stage, cfg: TrainCfg, out: Path) -> Metrics:
     module = stage.module.to(accelerator.device)
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay, betas=(0.9, 0.95))
-    ema = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(1 - cfg.ema_rate)) if cfg.ema_rate else None
+    ema = AveragedModel(module, multi_avg_fn=_average(cfg.ema_rate)) if cfg.ema_rate else None
     start = checkpoint.load(out, module, optimiser, ema)
     held_out: Metrics = {}
     with (out / "metrics.jsonl").open("a") as log, _progress() as bar:
@@ -91,9 +92,9 @@ def train(stage: Stage, cfg: TrainCfg, out: Path) -> Metrics:
             if ema is not None:
                 ema.update_parameters(module)
             done = step + 1
-            bar.update(task, completed=done, note=f"loss {float(loss):.4f}")
+            bar.update(task, completed=done, note=f"loss {loss.item():.4f}")
             if done % 50 == 0 or done == cfg.steps:
-                _write(log, {"step": done, "loss": float(loss), "grad_norm": norm, **metrics})
+                _write(log, {"step": done, "loss": loss.item(), "grad_norm": norm, **metrics})
             if done % cfg.eval_every == 0 or done == cfg.steps:
                 held_out = _evaluate(stage, ema)
                 _write(log, {"step": done, **held_out})
@@ -110,6 +111,17 @@ def schedule(step: int, cfg: TrainCfg) -> float:
         return (step + 1) / cfg.warmup_steps
     progress = (step - cfg.warmup_steps) / max(cfg.steps - cfg.warmup_steps, 1)
     return cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _average(ema_rate: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Exponential average that is a plain mean until it is as long as `ema_rate` says: no memory of the first weights."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
+        weight = max(ema_rate, 1 / (float(n_averaged) + 1))
+        torch._foreach_lerp_(averaged, current, weight)
+
+    return update
 
 
 def step_rng(seed: int, step: int, process: int = 0) -> Generator:

@@ -137,7 +137,7 @@ class PretrainStage:
         flow = flow_matching_loss(policy.expert(k, v, m, interpolate(actions, noise, t), t), actions, noise, valid)
         loss = flow + self.cfg.grounding_weight * grounding
         distance_cm = error.detach().view(-1, 3, 3).norm(dim=-1).mean(0) * GROUNDING_SCALE_M * 100
-        metrics = {"flow": float(flow), "object_cm": float(distance_cm[0]), "target_cm": float(distance_cm[1])}
+        metrics = {"flow": flow.item(), "object_cm": distance_cm[0].item(), "target_cm": distance_cm[1].item()}
         return loss, metrics
 
     def after_step(self) -> None:
