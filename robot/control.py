@@ -4,8 +4,8 @@ tick -> observe -> source.next -> safety -> arm.command -> sink.add
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -74,7 +74,7 @@ class EpisodeEnd:
 class LoopStats:
     """How well the loop kept its rate; periods in s."""
 
-    steps: int
+    steps: int  # commands executed: the frames that a recorder gets
     overruns: int  # slots of the schedule that had passed before the previous tick was done; they are skipped
     period_p99_error_s: float
     period_max_error_s: float
@@ -116,11 +116,18 @@ def run_episode(
     try:
         return _loop(arm, cameras, source, safety, clock, cfg, monitor, sinks)
     except BaseException as error:
-        arm.hold()
+        _clean_up(error, "the arm did not take the hold", arm.hold)
         for sink in sinks:
-            with suppress(ArmflowError, OSError):  # the first error is the one to report
-                sink.abort(f"{type(error).__name__}: {error}")
+            _clean_up(error, "a sink could not abort", partial(sink.abort, f"{type(error).__name__}: {error}"))
         raise
+
+
+def _clean_up(error: BaseException, failure: str, action: Callable[[], None]) -> None:
+    """Do `action` whatever the state of the others: `error` stays the one to report, a new one becomes a note on it."""
+    try:
+        action()
+    except (ArmflowError, OSError) as another:
+        error.add_note(f"{failure}: {another}")
 
 
 def _loop(
@@ -137,7 +144,7 @@ def _loop(
     safety.reset(arm.read())
     start, slot = clock.now(), 0
     tick_times: list[float] = []
-    overruns = limited = 0
+    steps = overruns = limited = 0
     end = EpisodeEnd("time limit", terminated=False, success=None)
     for _ in range(cfg.max_steps):
         clock.sleep_until(start + slot * period)
@@ -155,13 +162,14 @@ def _loop(
         limited += filtered.flags != SafetyFlag.NONE
         executed = arm.command(filtered.command)
         step = Step(obs, decision.command, executed, filtered.flags, decision)
+        steps += 1
         for sink in sinks:
             sink.add(step)
         missed = max(0, int((clock.now() - start) / period + 1e-9) - slot)
         overruns += missed
         slot += missed + 1
     arm.hold()
-    return EpisodeResult(end, _loop_stats(tick_times, overruns, period, limited))
+    return EpisodeResult(end, _loop_stats(tick_times, period, steps, overruns, limited))
 
 
 def observe(arm: ArmDriver, cameras: Mapping[str, Camera], clock: Clock, max_frame_age_s: float) -> Observation:
@@ -173,10 +181,10 @@ def observe(arm: ArmDriver, cameras: Mapping[str, Camera], clock: Clock, max_fra
     )
 
 
-def _loop_stats(tick_times: list[float], overruns: int, period: float, limited: int) -> LoopStats:
+def _loop_stats(tick_times: list[float], period: float, steps: int, overruns: int, limited: int) -> LoopStats:
     errors = np.abs(np.diff(tick_times) - period) if len(tick_times) > 1 else np.zeros(1)
     return LoopStats(
-        steps=len(tick_times),
+        steps=steps,
         overruns=overruns,
         period_p99_error_s=float(np.quantile(errors, 0.99)),
         period_max_error_s=float(errors.max()),
