@@ -1,19 +1,22 @@
 """A rig is one TOML file: arm, gripper, cameras with their calibration, limits. Twin and hardware read the same."""
 
 import hashlib
+import math
 import tomllib
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from . import fr3
 from .errors import ConfigError
 from .geometry import pose, rotation_from_quat
 from .safety import SafetyCfg
-from .types import CameraSpec
+from .types import ArmSpec, CameraSpec
 
 DEFAULT_RIG = Path(__file__).parent / "rigs" / "fr3_table.toml"
+ARMS: dict[str, ArmSpec] = {"fr3": fr3.SPEC}
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,14 @@ class ArmCfg:
     model: str = "fr3"
     home_q: tuple[float, ...] = (0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785)
     """Rest pose, rad."""
+
+    def __post_init__(self) -> None:
+        _require(self.model in ARMS, f"there is no arm model '{self.model}'; models: {', '.join(ARMS)}")
+        spec, q = ARMS[self.model], np.array(self.home_q)
+        _require(q.shape == (spec.dof,), f"home_q has {q.size} joints, {self.model} has {spec.dof}")
+        outside = [n for n, x, low, high in zip(spec.joint_names, q, spec.q_min, spec.q_max, strict=True)
+                   if not low <= x <= high]  # fmt: skip
+        _require(not outside, f"home_q (rad) is outside the joint range of {self.model}: {', '.join(outside)}")
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,16 @@ class CameraCfg:
     serial: str = ""
     calibration_date: str = "1970-01-01"
     """Day the pose was measured, ISO 8601."""
+
+    def __post_init__(self) -> None:
+        for key in ("width", "height", "fps", "fx", "fy", "depth_scale_m"):
+            _require_positive(self, key)
+        for key, count in (("position", 3), ("quat_wxyz", 4), ("distortion", 5)):
+            values = getattr(self, key)
+            finite = len(values) == count and all(math.isfinite(v) for v in values)
+            _require(finite, f"camera {self.name}: {key} must be {count} finite numbers, got {list(values)}")
+        norm = math.hypot(*self.quat_wxyz)
+        _require(abs(norm - 1) < 0.01, f"camera {self.name}: quat_wxyz has length {norm:.3f}, a rotation has 1")
 
     def spec(self) -> CameraSpec:
         K = np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
@@ -80,6 +101,12 @@ class TwinCfg:
     camera_latency_s: float = 0.0
     """Age of an image when it is delivered."""
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "servo_hz")
+        for key in ("command_latency_s", "q_noise_rad", "dq_noise_rad_s", "depth_noise_px", "camera_latency_s"):
+            value = getattr(self, key)
+            _require(0 <= value < math.inf, f"{key} must be zero or more, got {value}")
+
 
 @dataclass(frozen=True)
 class Rig:
@@ -92,6 +119,11 @@ class Rig:
     arm: ArmCfg = field(default_factory=ArmCfg)
     safety: SafetyCfg = field(default_factory=SafetyCfg)
     twin: TwinCfg = field(default_factory=TwinCfg)
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "control_hz")
+        names = [c.name for c in self.cameras]
+        _require(len(set(names)) == len(names), f"two cameras have the same name: {', '.join(names)}")
 
     def camera(self, name: str) -> CameraCfg:
         found = {c.name: c for c in self.cameras}
@@ -126,10 +158,13 @@ def _build(cls: type, data: Any, where: str) -> Any:
     if unknown:
         valid = ", ".join(f.name for f in fields(cls))
         raise ConfigError(f"{where}: unknown key {', '.join(sorted(unknown))}; valid keys: {valid}")
+    missing = [f.name for f in fields(cls) if f.name not in data and f.default is f.default_factory is MISSING]
+    if missing:
+        raise ConfigError(f"{where}: missing key {', '.join(missing)}")
     values = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()}
     try:
         return cls(**values)
-    except TypeError as error:
+    except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
@@ -141,8 +176,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise ConfigError(f"{where}: expected a list, got {value!r}")
         return tuple(_convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if hint is float and isinstance(value, int):
+    if hint is float and type(value) is int:  # not bool, which is an int, too
         return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+    if type(value) is not hint:
         raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
     return value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_positive(cfg: Any, key: str) -> None:
+    value = getattr(cfg, key)
+    _require(0 < value < math.inf, f"{key} must be positive, got {value}")
