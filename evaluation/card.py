@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 
@@ -46,7 +47,7 @@ def score(checkpoint: Path, rig: Rig, episodes: int, workers: int) -> list[Score
 
 def _rate(agent: AnyAgent, task: Task, rig: Rig, episodes: int, workers: int) -> Rate:
     chosen = seeds("tuning", task.name, episodes)
-    parts = joblib.Parallel(n_jobs=workers)(
+    parts: Any = joblib.Parallel(n_jobs=workers)(
         joblib.delayed(_successes)(agent, task, rig, chosen[i::workers]) for i in range(workers)
     )
     return wilson(sum(parts), episodes, confidence=0.95)

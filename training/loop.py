@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -113,13 +113,14 @@ def schedule(step: int, cfg: TrainCfg) -> float:
     return cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _average(ema_rate: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def _average(ema_rate: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
     """Exponential average that is a plain mean until it is as long as `ema_rate` says: no memory of the first weights."""
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Tensor | int) -> None:
         weight = max(ema_rate, 1 / (float(n_averaged) + 1))
-        torch._foreach_lerp_(averaged, current, weight)
+        for average, new in zip(averaged, current, strict=True):
+            average.lerp_(new, weight)
 
     return update
 

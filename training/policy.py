@@ -60,8 +60,11 @@ class Context:
 class VelocityField(Protocol):
     """The part of a policy that Q-VGM trains and every sampler needs."""
 
-    chunk_size: int
-    action_dim: int
+    @property
+    def chunk_size(self) -> int: ...
+
+    @property
+    def action_dim(self) -> int: ...
 
     def velocity(self, ctx: Context, x: Tensor, t: Tensor) -> Tensor:
         """v(x, t | ctx) in our convention, t = 1 noise, t = 0 clean. x: (b, h, d), t: (b,) -> (b, h, d)."""
@@ -69,8 +72,11 @@ class VelocityField(Protocol):
 
 
 class FlowPolicy(VelocityField, Protocol):
-    n_action_steps: int
-    real_dim: int
+    @property
+    def n_action_steps(self) -> int: ...
+
+    @property
+    def real_dim(self) -> int: ...
 
     def encode(self, obs: ObsBatch) -> Context:
         """Run the frozen vision-language prefix, once per observation."""

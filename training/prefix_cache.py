@@ -65,7 +65,7 @@ def prefix_hash(policy: PI05MiniPolicy) -> str:
 
 def check_dataset(policy: PI05MiniPolicy, dataset: Dataset) -> None:
     """Raises SchemaMismatch if policy and dataset disagree on joint order, rate or cameras."""
-    names = tuple(dataset.schema.columns["action"].names)
+    names = dataset.schema.action_names
     cfg = policy.config
     if names != tuple(cfg.action_names):
         raise SchemaMismatch(

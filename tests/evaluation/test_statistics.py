@@ -2,6 +2,7 @@
 
 from itertools import combinations, product
 from math import comb, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,9 +83,10 @@ def score_statistic(b: int, c: int, n: int, delta: float) -> float:
         cells = np.clip([q + delta, q, 1 - 2 * q - delta], 1e-300, 1)
         return -float(np.dot([b, c, n - b - c], np.log(cells)))
 
-    q = minimize_scalar(
+    found: Any = minimize_scalar(
         negative_likelihood, bounds=(max(0, -delta), (1 - delta) / 2), method="bounded", options={"xatol": 1e-12}
-    ).x
+    )
+    q = found.x
     return (b - c - n * delta) / sqrt(n * (2 * q + delta - delta**2))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from armflow.robot.errors import ConfigError
 from armflow.training.critics.ema import ema_update, frozen_copy
-from armflow.training.critics.ensemble import CriticCfg, CriticEnsemble, ValueNet
+from armflow.training.critics.ensemble import CriticCfg, CriticEnsemble, HeadLinear, ValueNet
 from armflow.training.critics.objective import ChunkBatch
 from armflow.training.critics.qfunction import clip_norm, pool, value_and_gradient
 from torch import nn
@@ -17,6 +17,15 @@ MakeBatch = Callable[..., ChunkBatch]
 
 def n_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def layers(modules: nn.ModuleList) -> list[HeadLinear]:
+    return [module for module in modules if isinstance(module, HeadLinear)]
+
+
+def bias(layer: HeadLinear) -> torch.Tensor:
+    assert isinstance(layer.bias, torch.Tensor)
+    return layer.bias
 
 
 def test_paper_shape_has_the_papers_parameter_count(rng: torch.Generator) -> None:
@@ -31,7 +40,7 @@ def test_paper_shape_has_the_papers_parameter_count(rng: torch.Generator) -> Non
 def test_every_hidden_layer_sees_the_action(layer: int, make_critic: MakeCritic, make_batch: MakeBatch) -> None:
     critic, batch = make_critic(), make_batch()
     before = critic.q(batch.z, batch.proprio, batch.chunk)
-    action_weights = [module.weight for module in critic.action_layers]  # zero the others: only `layer` is left
+    action_weights = [layer.weight for layer in layers(critic.action_layers)]  # zero the others: only `layer` is left
     with torch.no_grad():
         for i, weight in enumerate(action_weights):
             if i != layer:
@@ -62,10 +71,10 @@ def test_each_head_is_the_plain_network_of_the_paper(make_critic: MakeCritic, ma
     a = batch.chunk.flatten(1)
     h = torch.cat([batch.z, batch.proprio @ critic.proprio.weight[m]], -1)
     h = nn.functional.layer_norm(h, h.shape[-1:])
-    for u, v in zip(critic.state_layers, critic.action_layers, strict=True):
-        h = torch.cat([h, a], -1) @ torch.cat([u.weight[m], v.weight[m]]) + u.bias[m]
+    for u, v in zip(layers(critic.state_layers), layers(critic.action_layers), strict=True):
+        h = torch.cat([h, a], -1) @ torch.cat([u.weight[m], v.weight[m]]) + bias(u)[m]
         h = nn.functional.silu(nn.functional.layer_norm(h, h.shape[-1:]))
-    expected = (h @ critic.out.weight[m] + critic.out.bias[m])[:, 0]
+    expected = (h @ critic.out.weight[m] + bias(critic.out)[m])[:, 0]
     assert torch.allclose(critic.q(batch.z, batch.proprio, batch.chunk)[m], expected, atol=1e-6)
 
 

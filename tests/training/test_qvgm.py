@@ -166,7 +166,7 @@ def test_a_few_gradient_steps_reach_the_target_velocity(gate: TimeGate) -> None:
     loss.backward()
     assert policy.residual.grad is not None
     with torch.no_grad():
-        policy.residual -= policy.residual.grad * (K / (2 * weights.clamp(min=1e-9)))[:, None, None]
+        policy.residual.sub_(policy.residual.grad * (K / (2 * weights.clamp(min=1e-9)))[:, None, None])
     expected = torch.where(weights > 0, -0.1 / times(K), 0.0)
     assert torch.allclose(policy.residual.flatten(), expected, atol=1e-5)
     assert qvgm.loss(empty_context(8), noise(8, 1, 1), SLOPE)[0].item() == pytest.approx(0.0, abs=1e-8)

@@ -24,8 +24,9 @@ class PI05MiniPolicy(PreTrainedPolicy):
     Actions are absolute joint targets outside and relative to the current state inside (gripper: absolute).
     """
 
-    config_class = PI05MiniConfig
-    name = "pi05_mini"
+    # LeRobot declares both as None, to be overridden.
+    config_class = PI05MiniConfig  # pyright: ignore[reportAssignmentType]
+    name = "pi05_mini"  # pyright: ignore[reportAssignmentType]
     config: PI05MiniConfig
 
     def __init__(self, config: PI05MiniConfig, **_: Any) -> None:
@@ -119,9 +120,7 @@ class PI05MiniPolicy(PreTrainedPolicy):
         return ObsBatch(images, batch["observation.state"], list(batch["task"]))
 
     @classmethod
-    def _load_as_safetensor(
-        cls, model: "PI05MiniPolicy", model_file: str, map_location: str, strict: bool
-    ) -> "PI05MiniPolicy":
+    def _load_as_safetensor[P: PreTrainedPolicy](cls, model: P, model_file: str, map_location: str, strict: bool) -> P:
         """LeRobot loads with strict=False and returns a random model when names do not match; here that is an error."""
         try:
             return super()._load_as_safetensor(model, model_file, map_location, strict=True)
