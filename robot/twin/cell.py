@@ -33,6 +33,11 @@ class Episode:
     renderer: Callable[[], SceneRenderer]
 
 
+def episode_rng(task: Task, seed: int) -> np.random.Generator:
+    """Draws the layout of an episode first, then its sensor noise."""
+    return np.random.default_rng([seed, *task.name.encode()])
+
+
 class Cell:
     """Context manager that owns models and renderers; consecutive episodes of a task share them."""
 
@@ -46,12 +51,11 @@ class Cell:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
+        self._close_renderer()
 
     def reset(self, task: Task, seed: int) -> Episode:
         """The same task and seed always give the same episode start and the same sensor noise."""
-        rng = np.random.default_rng([seed, *task.name.encode()])
+        rng = episode_rng(task, seed)
         layout = task.layout(rng, np.array(self.rig.arm.home_q))
         twin = self._twin_for(layout)
         twin.place(layout.poses, layout.home_q)
@@ -72,12 +76,15 @@ class Cell:
 
     def _twin_for(self, layout: Layout) -> Twin:
         if self._twin is None or layout.model_key != self._key:
-            if self._renderer is not None:
-                self._renderer.close()
-                self._renderer = None
+            self._close_renderer()
             model = build_cell(self.rig, layout.things, appearance=layout.appearance, cameras=layout.cameras)
             self._twin, self._key = Twin(self.rig, model, self.clock), layout.model_key
         return self._twin
+
+    def _close_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
     def _shared_renderer(self) -> SceneRenderer:
         """Made on first use: an episode without images needs no OpenGL."""

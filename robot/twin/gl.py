@@ -5,7 +5,7 @@ import os
 from functools import cache
 from typing import Any
 
-from ..errors import DeviceNotFound
+from ..errors import ConfigError, DeviceNotFound
 
 EGL_PLATFORM_DEVICE = 0x313F
 MAX_EGL_DEVICES = 8
@@ -29,10 +29,15 @@ def context(max_width: int, max_height: int) -> Any:
 
 
 def choose_backend() -> str:
-    """'egl' or 'osmesa': the user's MUJOCO_GL, else the first that works."""
+    """'egl' or 'osmesa': the user's MUJOCO_GL, else the first that works.
+
+    Raises ConfigError if MUJOCO_GL names something else, DeviceNotFound if what it names or, without it, nothing works.
+    """
     works = {"egl": _egl_works, "osmesa": _osmesa_works}
     wanted = os.environ.get("MUJOCO_GL", "").lower()
-    if wanted in works:
+    if wanted and wanted not in works:
+        raise ConfigError(f"MUJOCO_GL={wanted}: images are rendered off-screen, by {' or '.join(works)}; unset it")
+    if wanted:
         if not works[wanted]():
             raise DeviceNotFound("renderer", f"MUJOCO_GL={wanted}, but it does not work here; {PACKAGES} or unset it")
         return wanted

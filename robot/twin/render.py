@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from . import gl
 
-MAX_WIDTH, MAX_HEIGHT = 1280, 960  # px, of the off-screen buffer
+BUFFER_WIDTH, BUFFER_HEIGHT = 1280, 960  # px, of the off-screen buffer to begin with; it grows when needed
 SUPERSAMPLED_UP_TO = 160  # px: smaller images are rendered at twice the size, cheaper than multisampling
 
 
@@ -15,12 +15,11 @@ class SceneRenderer:
     """Renders one model. Not thread-safe; all renderers of a process share its GL context."""
 
     def __init__(self, model: mujoco.MjModel) -> None:
-        self._gl = gl.context(MAX_WIDTH, MAX_HEIGHT)
+        self._gl = gl.context(BUFFER_WIDTH, BUFFER_HEIGHT)
         self._gl.make_current()
-        model.vis.global_.offwidth, model.vis.global_.offheight = MAX_WIDTH, MAX_HEIGHT
+        model.vis.global_.offwidth, model.vis.global_.offheight = BUFFER_WIDTH, BUFFER_HEIGHT
         self._model = model
         self._mjr = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
         # Far is zero: floating-point depth then has its precision where perspective needs it.
         self._mjr.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self._scene = mujoco.MjvScene(model, maxgeom=500)
@@ -44,6 +43,9 @@ class SceneRenderer:
         rgb = np.empty((height * factor, width * factor, 3), np.uint8)
         z = np.empty((height * factor, width * factor), np.float32)
         self._gl.make_current()
+        self._make_room(rect)
+        # Every time: another renderer of this process may have bound its own buffer in between.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
         mujoco.mjv_updateScene(
             self._model, data, self._option, self._perturb, camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
         )
@@ -51,9 +53,15 @@ class SceneRenderer:
         mujoco.mjr_readPixels(rgb, z, rect, self._mjr)
         rgb, z = rgb[::-1], z[::-1]  # OpenGL rows run upwards
         if factor > 1:
-            rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+            rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
             z = z[::factor, ::factor]
         return np.ascontiguousarray(rgb), self._metric(z)
+
+    def _make_room(self, rect: mujoco.MjrRect) -> None:
+        """Pixels outside the off-screen buffer would be read as garbage."""
+        width, height = max(rect.width, self._mjr.offWidth), max(rect.height, self._mjr.offHeight)
+        if (width, height) != (self._mjr.offWidth, self._mjr.offHeight):
+            mujoco.mjr_resizeOffscreen(width, height, self._mjr)
 
     def _metric(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         """Undo the perspective division of the reversed depth buffer."""
