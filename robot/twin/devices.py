@@ -1,5 +1,6 @@
 """The twin's arm and cameras, behind the same protocols as hardware."""
 
+import math
 from collections.abc import Callable
 
 import mujoco
@@ -10,7 +11,7 @@ from ..errors import StaleReading
 from ..types import ArmCommand, ArmState, CameraSpec, RgbdFrame
 from .depth_noise import stereo_depth_mm
 from .render import SceneRenderer
-from .sim import Twin
+from .sim import Snapshot, Twin
 
 
 class TwinArm:
@@ -34,15 +35,16 @@ class TwinArm:
         )
 
     def command(self, cmd: ArmCommand) -> ArmCommand:
-        self._twin.send(cmd)
-        return cmd
+        sent = ArmCommand(cmd.q.copy(), cmd.gripper)  # the caller may use its array for something else
+        self._twin.send(sent)
+        return sent
 
     def hold(self) -> None:
         self._twin.hold()
 
 
 class TwinCamera:
-    """Camera on the twin: exposes at the rig's rate, delivers after the rig's latency, repeats a frame if asked early."""
+    """Camera on the twin: exposes at its own rate, delivers after the rig's latency, repeats a frame if asked early."""
 
     def __init__(
         self, twin: Twin, spec: CameraSpec, renderer: Callable[[], SceneRenderer], rng: np.random.Generator
@@ -54,21 +56,31 @@ class TwinCamera:
         self._last: RgbdFrame | None = None
 
     def latest(self, *, max_age_s: float) -> RgbdFrame:
-        self._twin.sync()
-        now, latency = self._twin.clock.now(), self._twin.rig.twin.camera_latency_s
-        ready = [s for s in self._twin.snapshots if s.t + latency <= now + 1e-9] or [self._twin.snapshots[0]]
-        newest = ready[-1]
+        with self._twin.lock:
+            self._twin.sync()
+            now, latency = self._twin.clock.now(), self._twin.rig.twin.camera_latency_s
+            exposed = [s for s in self._twin.snapshots if self._exposes(s)]
+        newest = next((s for s in reversed(exposed) if s.t + latency <= now + 1e-9), exposed[0])
+        number = self._count(newest.frame_number)
         if now - newest.t > max_age_s:
             raise StaleReading(self.spec.name, f"newest frame is {now - newest.t:.2f} s old, allowed is {max_age_s} s")
-        if self._last is None or (self._last.t, self._last.frame_number) != (newest.t, newest.frame_number):
+        if self._last is None or (self._last.t, self._last.frame_number) != (newest.t, number):
             self._data.qpos[:] = newest.qpos
             mujoco.mj_kinematics(self._twin.model, self._data)
             mujoco.mj_camlight(self._twin.model, self._data)
             rgb, depth = self._renderer().render(self._data, self.spec.name, self.spec.width, self.spec.height)
             sigma = self._twin.rig.twin.depth_noise_px
             depth_mm = stereo_depth_mm(depth, float(self.spec.K[0, 0]), sigma, self._rng)
-            self._last = RgbdFrame(newest.t, newest.frame_number, rgb, depth_mm)
+            self._last = RgbdFrame(newest.t, number, rgb, depth_mm)
         return self._last
+
+    def _count(self, exposure: int) -> int:
+        """Frames this camera has taken up to an exposure of the twin."""
+        return math.floor(exposure * self.spec.fps / self._twin.camera_fps + 1e-9)
+
+    def _exposes(self, snapshot: Snapshot) -> bool:
+        exposure = snapshot.frame_number
+        return exposure == 0 or self._count(exposure) > self._count(exposure - 1)
 
     def forget(self) -> None:
         """Drop the delivered frame, so that the next call renders again."""

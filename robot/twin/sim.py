@@ -4,6 +4,8 @@ Nothing runs in the background. Whoever reads, commands or renders first lets th
 looks the same from outside as a simulation in its own thread; with a SimClock it runs as fast as it can.
 """
 
+import math
+import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +15,18 @@ import numpy as np
 
 from .. import fr3
 from ..clock import Clock
+from ..errors import DeviceFault
 from ..rig import Rig
 from ..types import ArmCommand, Floats
 from .arm_model import FINGERS, TCP_SITE
 
 SETTLE_S = 0.3  # s of physics after a reset, so that objects rest on the table
-MAX_FRAMES = 8  # snapshots kept: more than the largest sensible camera latency
+SPARE_FRAMES = 7  # snapshots kept beyond the newest one that a camera may deliver
+# MuJoCo answers these by resetting the state or the command; things would jump, so the episode has to end instead.
+DIVERGED = (
+    mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC,
+    mujoco.mjtWarning.mjWARN_BADCTRL,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,64 +39,81 @@ class Snapshot:
 
 
 class Twin:
-    """One cell. `TwinArm` and `TwinCamera` are its devices; tasks look at `data` as an all-knowing observer."""
+    """One cell. `TwinArm` and `TwinCamera` are its devices; tasks look at `data` as an all-knowing observer.
+
+    Its methods take `lock`, since an arm may be told to hold from any thread.
+    """
 
     def __init__(self, rig: Rig, model: mujoco.MjModel, clock: Clock) -> None:
         self.rig, self.model, self.clock = rig, model, clock
         self.data = mujoco.MjData(model)
+        self.lock = threading.RLock()
         self._dt = float(model.opt.timestep)
         self._arm_q = np.array([model.joint(n).qposadr[0] for n in fr3.SPEC.joint_names])
         self._finger_q = np.array([model.joint(n).qposadr[0] for n in FINGERS])
         self._feed_forward = fr3.DAMPING / fr3.STIFFNESS
-        self._camera_period = 1.0 / max(c.fps for c in rig.cameras)
+        rates = [c.fps for c in rig.cameras] or [1.0]
+        self.camera_fps = max(rates)  # slower cameras skip some of these exposures
+        self._camera_period = 1.0 / self.camera_fps
         self._pending: deque[tuple[float, ArmCommand]] = deque()
-        self.snapshots: deque[Snapshot] = deque(maxlen=MAX_FRAMES)
+        oldest_s = rig.twin.camera_latency_s + 1.0 / min(rates)
+        self.snapshots: deque[Snapshot] = deque(maxlen=math.ceil(oldest_s * self.camera_fps) + SPARE_FRAMES)
         self._t0 = clock.now()
         self.place({}, np.array(rig.arm.home_q))
 
     def place(self, objects: Mapping[str, Floats], q: Floats) -> None:
         """Put free bodies at poses [x y z qw qx qy qz] and the arm at `q`, gripper open; let things settle."""
-        mujoco.mj_resetData(self.model, self.data)
-        self.data.qpos[self._arm_q] = q
-        self.data.qpos[self._finger_q] = fr3.FINGER_TRAVEL
-        for name, pose in objects.items():
-            address = self.model.joint(name).qposadr[0]
-            self.data.qpos[address : address + 7] = pose
-        self._q_ref, self._q_goal, self._slope = q.copy(), q.copy(), np.zeros(7)
-        self._grip_ref = self._grip_goal = fr3.FINGER_TRAVEL
-        self._pending.clear()
-        for _ in range(round(SETTLE_S / self._dt)):
-            self._step()
-        self.data.time = 0.0
-        self._t0 = self.clock.now()
-        self.snapshots.clear()
-        self._next_frame = 0
-        self._expose()
+        with self.lock:
+            mujoco.mj_resetData(self.model, self.data)
+            self.data.qpos[self._arm_q] = q
+            self.data.qpos[self._finger_q] = fr3.FINGER_TRAVEL
+            for name, pose in objects.items():
+                address = self.model.joint(name).qposadr[0]
+                self.data.qpos[address : address + 7] = pose
+            self._q_ref, self._q_goal, self._slope = q.copy(), q.copy(), np.zeros(7)
+            self._grip_ref = self._grip_goal = fr3.FINGER_TRAVEL
+            self._pending.clear()
+            for _ in range(round(SETTLE_S / self._dt)):
+                self._step()
+            self._check_physics()
+            self.data.time = 0.0
+            self._t0 = self.clock.now()
+            self.snapshots.clear()
+            self._next_frame = 0
+            self._expose()
 
     def sync(self) -> None:
-        """Let the physics catch up with the clock."""
-        due = self.clock.now() - self._t0
-        while self.data.time + 0.5 * self._dt < due:
-            self._follow_commands()
-            self._step()
-            if self.data.time + 0.5 * self._dt >= self._next_frame * self._camera_period:
-                self._expose()
+        """Let the physics catch up with the clock. Raises DeviceFault if they diverge."""
+        with self.lock:
+            due = self.clock.now() - self._t0
+            while self.data.time + 0.5 * self._dt < due:
+                self._follow_commands()
+                self._step()
+                if self.data.time + 0.5 * self._dt >= self._next_frame * self._camera_period:
+                    self._expose()
+            self._check_physics()
 
     def send(self, cmd: ArmCommand) -> None:
         """Queue a command; the servo starts to follow it after the rig's command latency."""
-        self.sync()
-        self._pending.append((self.data.time + self.rig.twin.command_latency_s, cmd))
+        with self.lock:
+            self.sync()
+            self._pending.append((self.data.time + self.rig.twin.command_latency_s, cmd))
 
     def hold(self) -> None:
-        """Drop queued commands and stay at the current reference."""
-        self._pending.clear()
-        self._q_goal, self._slope = self._q_ref.copy(), np.zeros(7)
+        """Drop queued commands and stay at the current reference; the fingers go on to where they were told to be."""
+        with self.lock:
+            try:
+                self.sync()  # what was due before now has been executed
+            finally:
+                self._pending.clear()
+                self._q_goal, self._slope = self._q_ref.copy(), np.zeros(7)
 
     def joint_state(self) -> tuple[Floats, Floats, Floats, float]:
         """True q, dq, actuator torque (7,) each, and gripper opening 0..1."""
-        d = self.data
-        opening = float(d.qpos[self._finger_q].sum()) / fr3.SPEC.gripper_width_m
-        return d.qpos[self._arm_q].copy(), d.qvel[:7].copy(), d.actuator_force[:7].copy(), opening
+        with self.lock:
+            d = self.data
+            opening = float(d.qpos[self._finger_q].sum()) / fr3.SPEC.gripper_width_m
+            return d.qpos[self._arm_q].copy(), d.qvel[:7].copy(), d.actuator_force[:7].copy(), opening
 
     def tcp(self) -> Floats:
         """(4, 4) true pose of the tool centre point."""
@@ -119,6 +144,13 @@ class Twin:
         self.data.ctrl[:7] = self._q_ref + self._feed_forward * self._slope
         self.data.ctrl[7:] = self._grip_ref
         mujoco.mj_step(self.model, self.data)
+
+    def _check_physics(self) -> None:
+        bad = [w.name for w in DIVERGED if self.data.warning[int(w)].number]
+        if bad:
+            raise DeviceFault(
+                "twin", f"the physics diverged at {self.data.time:.3f} s ({', '.join(bad)}); reset the cell"
+            )
 
     def _expose(self) -> None:
         self.snapshots.append(Snapshot(self.wall_time(self.data.time), self._next_frame, self.data.qpos.copy()))

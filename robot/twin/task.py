@@ -36,7 +36,7 @@ class Layout:
     @property
     def model_key(self) -> tuple[object, ...]:
         """Layouts with the same key share a compiled model."""
-        return (self.things, self.appearance, None if self.cameras is None else id(self.cameras))
+        return (self.things, self.appearance, self.cameras)  # cameras compare by identity
 
 
 class Task(Protocol):
