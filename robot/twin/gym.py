@@ -1,6 +1,8 @@
 """The evaluation tasks as Gymnasium environments: armflow/PickPeach-v0 and armflow/StackBowls-v0.
 
-Found by `gymnasium.make` through this package's entry point; nothing needs to be imported first.
+Importing this module registers them, and `gymnasium.make` can do that itself:
+
+    env = gymnasium.make("armflow.robot.twin.gym:armflow/PickPeach-v0")
 """
 
 import math
@@ -27,9 +29,11 @@ Obs = dict[str, Any]
 
 
 def register() -> None:
-    """Entry point of the `gymnasium.envs` group."""
+    """Make the ids known to Gymnasium. Idempotent."""
     for env_id, task in IDS.items():
-        gym.register(env_id, entry_point=TwinEnv, kwargs={"task": task}, max_episode_steps=MAX_EPISODE_STEPS)
+        if env_id not in gym.registry:
+            entry_point, kwargs = f"{__name__}:{TwinEnv.__name__}", {"task": task}
+            gym.register(env_id, entry_point=entry_point, kwargs=kwargs, max_episode_steps=MAX_EPISODE_STEPS)
 
 
 class TwinEnv(gym.Env[Obs, NDArray[np.float32]]):
@@ -47,7 +51,7 @@ class TwinEnv(gym.Env[Obs, NDArray[np.float32]]):
         spec = fr3.SPEC
         low, high = np.append(spec.q_min, 0.0), np.append(spec.q_max, 1.0)
         self.action_space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
-        cameras = {
+        cameras: dict[str, spaces.Space[Any]] = {
             c.name: spaces.Dict(
                 {
                     "rgb": spaces.Box(0, 255, (c.height, c.width, 3), np.uint8),
@@ -112,3 +116,6 @@ class TwinEnv(gym.Env[Obs, NDArray[np.float32]]):
             "milestones": len(MILESTONES),
             "safety_flags": int(flags),
         }
+
+
+register()

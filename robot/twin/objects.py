@@ -19,7 +19,8 @@ KNOB_RADIUS = 0.0035  # m: a millimetre proud of the wall on both sides
 class SceneObject(Protocol):
     """A body that a task places; its origin is where it touches the table."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def add_to(self, spec: mujoco.MjSpec) -> None: ...
 
