@@ -26,10 +26,10 @@ def quat_from_rotation(rotation: Floats) -> Floats:
 def look_at(eye: Floats | tuple[float, ...], target: Floats | tuple[float, ...]) -> Floats:
     """(4, 4) pose of an optical frame (z forward, x right, y down) at `eye` looking at `target`, image upright."""
     eye, target = np.asarray(eye, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    forward = (target - eye) / np.linalg.norm(target - eye)
+    forward = (target - eye) / float(np.linalg.norm(target - eye))
     right = np.cross(forward, (0.0, 0.0, 1.0))
-    right /= np.linalg.norm(right)
-    return pose(eye, np.column_stack([right, np.cross(forward, right), forward]))
+    right /= float(np.linalg.norm(right))
+    return pose(eye, np.column_stack([right, np.cross(forward, right), forward]).astype(np.float64))
 
 
 def project(points: Floats, K: Floats, X_BC: Floats) -> Floats:
