@@ -25,7 +25,7 @@ from ..robot import fr3
 from ..robot.control import CommandSource, EpisodeResult, LoopCfg, run_episode
 from ..robot.kinematics import Kinematics
 from ..robot.rig import Rig
-from ..robot.twin.cell import Cell, Episode
+from ..robot.twin.cell import Cell, Episode, episode_rng
 from ..robot.twin.tasks import get_task
 from .expert import ExpertCfg, ScriptedExpert
 from .source import TeleopSource
@@ -84,15 +84,15 @@ class CollectCfg:
 
 def collect(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, root: Path, cfg: CollectCfg) -> None:
     """Record the jobs that dataset `root` does not have yet."""
-    done = {label.seed for label in newest_labels(root).values()} if root.exists() else set()
-    waiting = [job for job in jobs if job.seed not in done]
-    spool = root.with_name(root.name + ".spool")
-    shutil.rmtree(spool, ignore_errors=True)  # rounds that were not committed are simulated again
+    waiting = missing_jobs(rig, jobs, root)
+    # Not a session's spool folder: a person's recordings may wait there.
+    rounds = root.with_name(root.name + ".rounds")
+    shutil.rmtree(rounds, ignore_errors=True)  # rounds that were not committed are simulated again
     with _progress() as bar, ThreadPoolExecutor(1) as committer, joblib.Parallel(n_jobs=cfg.workers) as pool:
         task = bar.add_task(root.name, total=len(jobs), completed=len(jobs) - len(waiting))
         commit: Future[object] | None = None
         for start in range(0, len(waiting), ROUND):
-            folder = spool / f"round-{start:06d}"
+            folder = rounds / f"round-{start:06d}"
             batch = waiting[start : start + ROUND]
             parts = [batch[i :: cfg.workers] for i in range(cfg.workers)]
             pool(joblib.delayed(record)(rig, part, factory, folder / f"{i}", cfg) for i, part in enumerate(parts))
@@ -103,7 +103,15 @@ def collect(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, root: Path, c
             bar.advance(task, len(batch))
         if commit is not None:
             commit.result()
-    shutil.rmtree(spool, ignore_errors=True)
+    shutil.rmtree(rounds, ignore_errors=True)
+
+
+def missing_jobs(rig: Rig, jobs: Sequence[Job], root: Path) -> list[Job]:
+    """The jobs that dataset `root` has no episode of. Two tasks may share a seed: the instruction tells them apart."""
+    done = {(label.task, label.seed) for label in newest_labels(root).values()} if root.exists() else set()
+    home_q = np.array(rig.arm.home_q)
+    layouts = (get_task(job.task).layout(episode_rng(get_task(job.task), job.seed), home_q) for job in jobs)
+    return [job for job, layout in zip(jobs, layouts, strict=True) if (layout.instruction, job.seed) not in done]
 
 
 def record(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, folder: Path, cfg: CollectCfg) -> None:

@@ -131,7 +131,8 @@ class ScriptedExpert:
         reference = np.linalg.norm(self._goal.position - self._position)
         measured = np.linalg.norm(self._goal.position - self._world.tcp()[:3, 3])
         wide = 3.0 if self._goal.wander else 1.0  # in free space nobody waits for the exact point
-        return reference < ARRIVED_M * wide and measured < SETTLED_M * wide and abs(self._yaw - self._goal.yaw) < 0.05
+        there = reference < ARRIVED_M * wide and measured < SETTLED_M * wide
+        return bool(there and abs(self._yaw - self._goal.yaw) < 0.05)
 
     def _advance(self) -> None:
         """Move the reference towards the goal, accelerating smoothly and slowing down at the end."""

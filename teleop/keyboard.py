@@ -1,6 +1,6 @@
 """Keyboard teleoperation through pynput: small tool moves while the dead-man key is held.
 
-hold shift    let the arm move            space   open or close the gripper
+hold shift    let the arm move            space   open or close the gripper, with shift held
 w s           away from / to the base     enter   end the episode: it worked
 a d           left / right                x       end the episode: it failed
 r f           up / down                   esc     end the episode and throw it away
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..robot.errors import DeviceNotFound
+from ..robot.errors import DeviceFault, DeviceNotFound
 from ..robot.types import ArmState
 from .device import TeleopEvent, TeleopInput, ToolDelta
 
@@ -57,12 +57,19 @@ class KeyboardDevice:
     ) -> None:
         self._listener.stop()
 
+    def start_episode(self, gripper: float) -> None:
+        """Forget what was pressed for the last episode; the gripper stays at opening `gripper` until space is pressed."""
+        with self._lock:
+            self._event = None
+            self._gripper = gripper
+
     def press(self, key: str) -> None:
         with self._lock:
-            fresh = key not in self._held
+            if key in self._held:
+                return
             self._held.add(key)
-            if fresh and key == "space":
-                self._gripper = 1.0 - self._gripper
+            if key == "space" and "shift" in self._held:
+                self._gripper = 0.0 if self._gripper > 0.5 else 1.0
             if key in EVENTS:
                 self._event = EVENTS[key]
 
@@ -71,6 +78,9 @@ class KeyboardDevice:
             self._held.discard(key)
 
     def read(self, state: ArmState) -> TeleopInput:
+        """What the held keys ask for. Raises DeviceFault if keys are no longer heard: releases would be missed, too."""
+        if self._listener is not None and not self._listener.is_alive():
+            raise DeviceFault("keyboard", "no longer hears keys; has the X display gone? Start the session again")
         with self._lock:
             held, gripper, event = set(self._held), self._gripper, self._event
             self._event = None

@@ -30,7 +30,7 @@ MAX_START_TURN_RAD = 1.2  # further from home, inverse kinematics may have found
 class MultitaskCfg:
     """How much scripted data, and how it is sampled."""
 
-    episodes: int = 6000
+    episodes: int = 5000
     episodes_per_shard: int = 100
     frame_stride: int = 2
     """Every n-th frame is kept, with a random phase per episode."""

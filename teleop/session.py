@@ -8,7 +8,6 @@ import numpy as np
 from rich.console import Console
 
 from ..calibration.store import from_spec, to_texts
-from ..datasets.labels import newest_labels
 from ..datasets.recorder import Recorder, RecorderCfg
 from ..datasets.schema import make_schema
 from ..datasets.view import RerunSink, open_recording
@@ -19,7 +18,7 @@ from ..robot.kinematics import Kinematics
 from ..robot.rig import Rig
 from ..robot.twin.cell import Cell
 from ..robot.twin.tasks import get_task
-from .collect import Job, label_of
+from .collect import Job, label_of, missing_jobs
 from .device import TeleopEvent
 from .keyboard import KeyboardDevice
 from .source import TeleopSource
@@ -31,7 +30,6 @@ def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, clock: Clock, reru
     """Record the jobs that dataset `root` does not have yet, by keyboard. Ctrl-C ends the session, nothing is lost."""
     schema = make_schema(fr3.SPEC, [c.spec() for c in rig.cameras], rig.control_hz)
     calibration = to_texts({c.name: from_spec(c.spec(), date=c.calibration_date) for c in rig.cameras})
-    done = {label.seed for label in newest_labels(root).values()} if root.exists() else set()
     console, kinematics = Console(), Kinematics(np.array(rig.arm.home_q))
     with ExitStack() as stack:
         device = stack.enter_context(KeyboardDevice(rig.control_hz))
@@ -40,10 +38,11 @@ def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, clock: Clock, reru
         recorder = stack.enter_context(Recorder(cfg, schema, rig_hash=rig.hash, calibration=calibration))
         live = (RerunSink(open_recording(root.name, schema=schema), schema),) if rerun else ()
         sinks: tuple[StepSink, ...] = (recorder, *live)
-        for job in (job for job in jobs if job.seed not in done):
+        for job in missing_jobs(rig, jobs, root):
             episode = cell.reset(get_task(job.task), job.seed)
             console.print(f"[bold]{episode.layout.instruction}[/bold]   (hold shift to move; enter, x or esc to end)")
             source = TeleopSource(device, kinematics, rig.control_hz)
+            device.start_episode(episode.arm.read().gripper)
             recorder.start(episode.layout.instruction, seed=job.seed)
             result = run_episode(
                 arm=episode.arm,
@@ -55,6 +54,10 @@ def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, clock: Clock, reru
                 monitor=episode.judge,
                 sinks=sinks,
             )
+            if result.stats.steps == 0:
+                recorder.abort("ended before it began")
+                console.print("ended before it began: nothing recorded")
+                continue
             if source.event is TeleopEvent.DISCARD:
                 recorder.discard("discarded by the operator")
                 console.print("discarded")

@@ -4,17 +4,19 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ..robot.control import Decision
+from ..robot.errors import DeviceFault
 from ..robot.kinematics import Kinematics
 from ..robot.types import ArmCommand, ControlMode, Floats, Observation
 from .device import TeleopDevice, TeleopEvent, ToolDelta
 
 MAX_TOOL_SPEED_M_S, MAX_TOOL_TURN_RAD_S = 0.6, 1.5  # a device that asks for more gets there later, not faster
+MAX_LEAD_RAD = 0.05  # of the target before the measured joints at release; twice what a servo lags at full speed
 
 
 class TeleopSource:
     """Integrates a device's wishes into a tool pose and solves for joints near the last ones.
 
-    Without the dead-man the arm holds its last target, and the tool pose is taken up again from there: no jump.
+    Without the dead-man arm and gripper hold their last target, and the tool pose is taken up again from there: no jump.
     """
 
     def __init__(
@@ -28,6 +30,8 @@ class TeleopSource:
         self._period = 1.0 / control_hz
         self._q: Floats | None = None
         self._X_BE = np.eye(4)
+        self._gripper = 1.0
+        self._engaged = False
         self.event: TeleopEvent | None = None
 
     def wants_frames(self) -> bool:
@@ -37,18 +41,30 @@ class TeleopSource:
         if self._q is None:
             self._q = obs.arm.q.copy()
             self._X_BE = self._kinematics.forward(self._q)
+            self._gripper = obs.arm.gripper
         wish = self._device.read(obs.arm)
         if wish.event is not None:
             self.event = wish.event
             return None
+        if wish.engaged:
+            self._gripper = wish.gripper
+        elif self._engaged and np.abs(self._q - obs.arm.q).max() > MAX_LEAD_RAD:
+            # The arm is behind because the safety filter slowed it down. It has to stop here, not to catch up.
+            self._q = obs.arm.q.copy()
+            self._X_BE = self._kinematics.forward(self._q)
+        self._engaged = wish.engaged
         if wish.engaged and wish.target is not None:
             target = wish.target
             wanted = moved(self._X_BE, target) if isinstance(target, ToolDelta) else target.X_BE
+            if not np.isfinite(wanted).all():
+                raise DeviceFault(
+                    type(self._device).__name__, "asks for a tool pose that is not finite; check the device"
+                )
             nearer = towards(self._X_BE, wanted, MAX_TOOL_SPEED_M_S * self._period, MAX_TOOL_TURN_RAD_S * self._period)
             self._q = self._kinematics.inverse(nearer, self._q)
             # Where the joints can really go, so that a wish out of reach does not wind up.
             self._X_BE = self._kinematics.forward(self._q)
-        return Decision(ArmCommand(self._q, wish.gripper), self._mode)
+        return Decision(ArmCommand(self._q, self._gripper), self._mode)
 
 
 def moved(X_BE: Floats, delta: ToolDelta) -> Floats:
