@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,9 @@ def load_critic(out: Path) -> Critic:
     meta = json.loads((out / "critic.json").read_text())
     tensors = load_file(out / "critic.safetensors")
     space = CriticSpace(tensors.pop("space.low"), tensors.pop("space.high"))
-    network = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["network"].items() if k != "type"}
+    network: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in meta["network"].items() if k != "type"
+    }
     state = {k.removeprefix("critic."): v for k, v in tensors.items()}
     proprio_dim = state["proprio.weight"].shape[1]
     cfg = CriticCfg(**network)
@@ -256,7 +259,9 @@ class CriticStage:
         return critic_gates(self.critic, batch, self.space, self._cfg.gates, rng, environment=None, q_std=q_std)
 
 
-def make_objective(cfg: CriticStageCfg, space: CriticSpace, shape: dict[str, int], rng: Generator) -> nn.Module:
+def make_objective(
+    cfg: CriticStageCfg, space: CriticSpace, shape: dict[str, int], rng: Generator
+) -> CalQL | IQL | Sarsa:
     match cfg.objective:
         case CalQLCfg() as objective:
             return CalQL(objective, space)
