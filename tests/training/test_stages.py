@@ -149,7 +149,8 @@ def test_nan_in_the_actions_names_the_episode(sft: SFTCfg) -> None:
     cache = build(load_policy(sft.base), sft.data, sft.cache)
     spoiled = cache.episodes[2].action.copy()
     spoiled[5, 3] = np.nan
-    cache.episodes[2].columns = {**cache.episodes[2].columns, "action": spoiled}  # type: ignore[misc]
+    episode = replace(cache.episodes[2], columns={**cache.episodes[2].columns, "action": spoiled})
+    cache.episodes[2] = episode
     with pytest.raises(DataError, match=rf"episodes \[{cache.episodes[2].ref.index}\]"):
         action_chunks(cache, 16)
 
@@ -193,7 +194,7 @@ def test_controls_run_where_qvgm_runs(critic: CriticStageCfg, tmp_path: Path, co
     moved = metrics["held_out/final_displacement"]
     before, after = load_policy(critic.policy).state_dict(), load_policy(cfg.out).state_dict()
     same = all(torch.equal(before[name], after[name]) for name in before)
-    assert (moved == 0 and same) if control == "no-op" else (moved > 0 and not same)
+    assert (moved < 1e-5 and same) if control == "no-op" else (moved > 1e-4 and not same)  # the rest is rounding
 
 
 def _copy_with_info(source: Path, target: Path, **changes: int) -> Path:
