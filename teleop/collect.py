@@ -19,10 +19,12 @@ from ..calibration.store import from_spec, to_texts
 from ..datasets.appender import CommitCfg
 from ..datasets.commit import commit_spool
 from ..datasets.labels import EpisodeLabel, newest_labels
+from ..datasets.layout import read_info
 from ..datasets.schema import make_schema
 from ..datasets.spool import SpoolCfg, SpoolWriter
 from ..robot import fr3
 from ..robot.control import CommandSource, EpisodeResult, LoopCfg, run_episode
+from ..robot.errors import DataError
 from ..robot.kinematics import Kinematics
 from ..robot.rig import Rig
 from ..robot.twin.cell import Cell, Episode, episode_rng
@@ -108,7 +110,9 @@ def collect(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, root: Path, c
 
 def missing_jobs(rig: Rig, jobs: Sequence[Job], root: Path) -> list[Job]:
     """The jobs that dataset `root` has no episode of. Two tasks may share a seed: the instruction tells them apart."""
-    done = {(label.task, label.seed) for label in newest_labels(root).values()} if root.exists() else set()
+    # By the count in info.json: an episode that a kill cut off just before it has a label, but does not exist.
+    total = int((read_info(root) or {"total_episodes": 0})["total_episodes"])
+    done = {(label.task, label.seed) for index, label in newest_labels(root).items() if index < total}
     home_q = np.array(rig.arm.home_q)
     layouts = (get_task(job.task).layout(episode_rng(get_task(job.task), job.seed), home_q) for job in jobs)
     return [job for job, layout in zip(jobs, layouts, strict=True) if (layout.instruction, job.seed) not in done]
@@ -164,7 +168,11 @@ def _merge_in_order(folder: Path, batch: Sequence[Job]) -> None:
 
 
 def _commit(folder: Path, root: Path) -> None:
-    commit_spool(folder, root, cfg=CommitCfg(sync=False))
+    """Append a round to the dataset. Raises DataError if a recording is damaged: its seed would silently be missing."""
+    report = commit_spool(folder, root, cfg=CommitCfg(sync=False))
+    if report.rejected:
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in report.rejected)
+        raise DataError(f"{root}: not all that was recorded could be committed, run again to record it anew: {reasons}")
     shutil.rmtree(folder)
 
 
