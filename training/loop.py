@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from . import checkpoint
+from .memory import keep_freed_memory
 
 Metrics = dict[str, float]
 
@@ -66,6 +67,7 @@ def train(stage: Stage, cfg: TrainCfg, out: Path) -> Metrics:
 
     Writes metrics.jsonl as it goes. Leaves `stage.module` with the final (averaged) weights.
     """
+    keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision="bf16" if cfg.bf16 else "no", cpu=not torch.cuda.is_available())
     module = stage.module.to(accelerator.device)
@@ -73,6 +75,7 @@ def train(stage: Stage, cfg: TrainCfg, out: Path) -> Metrics:
     optimiser = torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay, betas=(0.9, 0.95))
     ema = AveragedModel(module, multi_avg_fn=_average(cfg.ema_rate)) if cfg.ema_rate else None
     start = checkpoint.load(out, module, optimiser, ema)
+    _forget_after(out / "metrics.jsonl", start)
     held_out: Metrics = {}
     with (out / "metrics.jsonl").open("a") as log, _progress() as bar:
         task = bar.add_task(stage.name, total=cfg.steps, completed=start, note="")
@@ -139,6 +142,14 @@ def _evaluate(stage: Stage, ema: AveragedModel | None) -> Metrics:
     metrics = stage.evaluate()
     stage.module.load_state_dict(current)
     return metrics
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop rows of steps that will be taken again, and a last line cut short by the interruption."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        path.write_text("".join(kept))
 
 
 def _write(log, row: Metrics) -> None:

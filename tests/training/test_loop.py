@@ -54,6 +54,17 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
         assert torch.equal(value, _weights(resumed)[name]), name
 
 
+def test_steps_taken_again_are_in_the_metrics_once(tmp_path: Path) -> None:
+    cfg = replace(CFG, save_every=3, eval_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(Regression(die_at=5), cfg, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 5, "lo')  # killed in the middle of a line
+    train(Regression(), cfg, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "held_out/weight" in row] == [2, 4, 6, 8]
+
+
 def test_the_averaged_weights_are_kept_and_scored(tmp_path: Path) -> None:
     averaged, last = Regression(), Regression()
     metrics = train(averaged, CFG, tmp_path / "a")

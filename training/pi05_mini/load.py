@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ...robot.errors import CheckpointError
+from ..memory import keep_freed_memory
 from .modeling_pi05_mini import PI05MiniPolicy
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -21,6 +22,7 @@ def load_policy(path: Path) -> PI05MiniPolicy:
                 f"{folder} is not a pi05_mini checkpoint: {name} is missing. "
                 f"Give the output folder of `armflow train sft` or `armflow train qvgm`, or {SHIPPED.name} for the base"
             )
+    keep_freed_memory()
     policy = PI05MiniPolicy.from_pretrained(folder)
     policy.state_norm.check()
     policy.action_norm.check()
