@@ -8,8 +8,6 @@ from ..robot.rig import DEFAULT_RIG, load_rig
 from ..robot.seeds import seeds
 from ..teleop.collect import CollectCfg, Job, Scripted, collect
 from ..teleop.session import teleoperate
-from .agents import Plain
-from .twin_trials import AgentFactory
 
 TaskName = Literal["pick_peach", "stack_bowls"]
 
@@ -43,7 +41,8 @@ def demos(
         jobs = [Job(t, s) for t in tasks for s in seeds("demos", t, episodes, repetition)]
         teleoperate(cell, jobs, out, clock=MonotonicClock(), rerun=rerun)
         return
-    collect(cell, interleaved("demos", tasks, episodes, repetition), Scripted(), out, CollectCfg(workers))
+    jobs = interleaved("demos", tasks, episodes, repetition)
+    collect(cell, jobs, Scripted(), out, CollectCfg(workers, keep_failures=False))
 
 
 def rollouts(
@@ -68,6 +67,10 @@ def rollouts(
         workers: Episodes simulated at a time.
         rig: Rig file.
     """
+    # Imported here: demonstrations are recorded on computers that need no torch models.
+    from .agents import Plain
+    from .twin_trials import AgentFactory
+
     jobs = interleaved("rollouts", tasks, episodes, repetition)
     factory = AgentFactory(Plain(policy))
     collect(load_rig(rig).with_image_size(*image_size), jobs, factory, out, CollectCfg(workers))

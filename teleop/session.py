@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from ..calibration.store import from_spec, to_texts
+from ..datasets.commit import commit_spool
 from ..datasets.recorder import Recorder, RecorderCfg
 from ..datasets.schema import make_schema
 from ..datasets.view import RerunSink, open_recording
@@ -35,6 +36,8 @@ def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, clock: Clock, reru
         device = stack.enter_context(KeyboardDevice(rig.control_hz))
         cell = stack.enter_context(Cell(rig, clock))
         cfg = RecorderCfg(root.with_name(root.name + ".spool"), root)
+        if cfg.spool_dir.is_dir():  # what a killed session left: nobody is asked to repeat it
+            commit_spool(cfg.spool_dir, root, progress=True)
         recorder = stack.enter_context(Recorder(cfg, schema, rig_hash=rig.hash, calibration=calibration))
         live = (RerunSink(open_recording(root.name, schema=schema), schema),) if rerun else ()
         sinks: tuple[StepSink, ...] = (recorder, *live)

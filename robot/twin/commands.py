@@ -64,7 +64,7 @@ def render(
     with Cell(load_rig(rig).with_image_size(width, height)) as cell:
         episode = cell.reset(get_task(task), seed)
         frames = [camera.latest(max_age_s=1.0) for camera in episode.cameras.values()]
-    depth = [cv2.applyColorMap(_depth_picture(f.depth_mm), cv2.COLORMAP_TURBO)[..., ::-1] for f in frames]
+    depth = [_depth_picture(f.depth_mm) for f in frames]
     picture = np.vstack([np.hstack([f.rgb for f in frames]), np.hstack(depth)])
     out.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(out), picture[..., ::-1])
@@ -72,10 +72,11 @@ def render(
 
 
 def _depth_picture(depth_mm: np.ndarray) -> np.ndarray:
-    """(h, w) mm -> (h, w) uint8; near is bright, no return is black."""
+    """(h, w) mm -> (h, w, 3) uint8 RGB; near is red, far is blue, no return is black."""
     near, far = 300.0, 1600.0  # mm, the cell
-    bright = np.clip(255 * (far - depth_mm.astype(np.float32)) / (far - near), 1, 255)
-    return np.where(depth_mm == 0, 0, bright).astype(np.uint8)
+    nearness = np.clip(255 * (far - depth_mm.astype(np.float32)) / (far - near), 0, 255).astype(np.uint8)
+    colours = cv2.applyColorMap(nearness, cv2.COLORMAP_TURBO)[..., ::-1]
+    return np.where(depth_mm[..., None] == 0, 0, colours).astype(np.uint8)
 
 
 def _interactive(episode: Episode) -> None:
