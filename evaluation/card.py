@@ -84,6 +84,10 @@ def write_card(folder: Path, data: MultitaskCfg, recipe: PretrainCfg, metrics: M
 A small policy with the structure of pi0.5, in the place of the pretrained pi0.5 wherever there is no GPU. It has seen
 simulation only: do not put it on a real arm.
 
+The vision-language part is trained, with an action expert beside it. In these weights that expert is a fresh one, as in
+pi0.5 after its pre-training: they move nothing until SFT has made an expert from demonstrations. The scores below are those
+of the expert that was trained with it, to say what the vision-language part can support.
+
 * **Data.** {data.episodes} scripted episodes (seeds {data.first_seed} to {last}) of pick-and-place with balls, blocks,
   cans and cups into bowls and onto plates: random sizes, colours, poses, words, lights, camera poses. Every
   {data.frame_stride}. frame, {data.horizon}-step chunks; {data.scattered_starts:.0%} of the episodes start anywhere over

@@ -12,10 +12,11 @@ from ..training import run
 from ..training.curves import plot
 from ..training.loop import Metrics, train
 from ..training.pi05_mini.save import save_half
-from ..training.pretrain import PretrainCfg, PretrainData, PretrainStage, new_policy
+from ..training.pretrain import PretrainCfg, PretrainData, PretrainStage, new_policy, with_fresh_expert
 from .card import Score, score, write_card
 
 IMAGE_SIZE = (128, 96)
+WITH_EXPERT = "checkpoint-with-expert"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class PretrainRun:
 def pretrain(cfg: PretrainRun) -> None:
     """Train pi05-mini from scratch on scripted multi-task data in the twin, and write weights and card.
 
-    Hours on two cores. Every part resumes where it was interrupted.
+    The shipped weights keep the vision-language part alone: their action expert is fresh, as pi0.5's is after its
+    pre-training, and SFT makes it. `checkpoint-with-expert` keeps both. Two hours on two cores; every part resumes where
+    it was interrupted.
     """
     rig = load_rig(cfg.rig).with_image_size(*IMAGE_SIZE)
     shards = generate(rig, cfg.out / "data", cfg.data, cfg.workers)
@@ -47,7 +50,8 @@ def pretrain(cfg: PretrainRun) -> None:
         data, held_out = PretrainData(shards[split:]), PretrainData(shards[:split])
         policy = new_policy(data, tuple(c.name for c in rig.cameras), cfg.recipe.train.seed)
         metrics = train(PretrainStage(policy, data, held_out, cfg.recipe), cfg.recipe.train, cfg.out)
-        save_half(policy, folder)
+        save_half(policy, cfg.out / WITH_EXPERT)
+        save_half(with_fresh_expert(policy, cfg.recipe.train.seed), folder)
         plot(cfg.out, title="pi05-mini pretraining")
         run.finish(cfg.out, metrics)
     _write_card(cfg, folder)
@@ -56,7 +60,7 @@ def pretrain(cfg: PretrainRun) -> None:
 def _write_card(cfg: PretrainRun, folder: Path) -> None:
     metrics: Metrics = run.read_manifest(cfg.out)["metrics"]
     rig = load_rig(cfg.rig).with_image_size(*IMAGE_SIZE)
-    scores: list[Score] = score(folder, rig, cfg.score_episodes, cfg.workers)
+    scores: list[Score] = score(cfg.out / WITH_EXPERT, rig, cfg.score_episodes, cfg.workers)
     write_card(folder, cfg.data, cfg.recipe, metrics, scores)
     Console().print(f"weights and card: {folder}")
 

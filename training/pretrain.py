@@ -29,7 +29,7 @@ class PretrainCfg:
 
     train: TrainCfg = field(
         default_factory=lambda: TrainCfg(
-            steps=16_000, lr=1e-3, warmup_steps=400, final_lr=0.02, ema_rate=0.002, bf16=True, eval_every=1000
+            steps=6000, lr=1e-3, warmup_steps=300, final_lr=0.02, ema_rate=0.002, bf16=True, eval_every=1000
         )
     )
     batch_size: int = 64
@@ -97,6 +97,16 @@ def new_policy(data: PretrainData, camera_names: tuple[str, ...], seed: int) -> 
     policy.state_norm.set(q["state.q01"], q["state.q99"])
     policy.action_norm.set(q["action.q01"], q["action.q99"])
     return policy
+
+
+def with_fresh_expert(policy: PI05MiniPolicy, seed: int) -> PI05MiniPolicy:
+    """A copy that keeps the vision-language part and has a new action expert, as pi0.5 has after its pre-training."""
+    copy = PI05MiniPolicy(policy.config)
+    copy.load_state_dict(policy.state_dict())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        copy.expert.load_state_dict(PI05MiniPolicy(policy.config).expert.state_dict())
+    return copy
 
 
 class PretrainStage:
