@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..training import run
-from ..training.critics.ascent import AscentCfg
+from ..training.critics.ascent import AscentCfg, embedded_ascent
 from ..training.critics.qfunction import QFunction, scaled
 from ..training.flow import sample
 from ..training.pi05_mini.load import load_policy
@@ -93,7 +93,7 @@ class QGuidance:
 
     checkpoint: Path
     critic: Path
-    method: AscentCfg = field(default_factory=lambda: AscentCfg(ascent_steps=10, step_size=0.05))
+    method: AscentCfg = field(default_factory=embedded_ascent)
     flow_steps: int = 10
 
     def load(self) -> LoadedAgent:

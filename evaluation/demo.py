@@ -39,7 +39,7 @@ class Plan:
     """All sizes of one run of the loop."""
 
     out: Path
-    demos: int = 30
+    demos: int = 4
     rollouts: int = 150
     trials: int = 50
     repetition: int = 0
@@ -55,7 +55,7 @@ def quick(plan: Plan) -> Plan:
     """A tour of every step in three minutes; far too little of everything for a better policy."""
     return replace(
         plan,
-        demos=4,
+        demos=2,
         rollouts=8,
         trials=4,
         sft=replace(plan.sft, steps=60),

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from ...datasets.chunks import ChunkCfg, dataset_transitions
 from ...datasets.episodes import dataset_hash
 from .. import run
+from ..critics.ascent import embedded_ascent
 from ..critics.cal_ql import CalQL, CalQLCfg
 from ..critics.ema import ema_update, frozen_copy
 from ..critics.ensemble import CriticCfg, CriticEnsemble, ValueNet, embedded_critic
@@ -35,7 +36,7 @@ Objective = CalQLCfg | IQLCfg | SarsaCfg
 
 SAMPLE_BATCH = 64
 
-CRITIC_TRAIN = TrainCfg(steps=6000, lr=3e-4, weight_decay=0.01, eval_every=500, final_lr=0.1)
+CRITIC_TRAIN = TrainCfg(steps=2500, lr=3e-4, weight_decay=0.01, eval_every=500, final_lr=0.1)
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class CriticStageCfg:
     out: Path
     """Folder of this run."""
     cache: Path = Path("runs/cache")
-    objective: Objective = field(default_factory=CalQLCfg)
+    objective: Objective = field(default_factory=SarsaCfg)
     network: CriticCfg = field(default_factory=embedded_critic)
-    discount: float = 0.98
+    discount: float = 0.99
     """Per control step."""
     stride: int = 2
     """Steps between the starts of chunks."""
@@ -64,7 +65,7 @@ class CriticStageCfg:
     target_ema_rate: float = 0.005
     held_out: float = 0.1
     """Share of episodes for held-out scores and gates."""
-    gates: GateCfg = field(default_factory=GateCfg)
+    gates: GateCfg = field(default_factory=lambda: GateCfg(ascent=embedded_ascent()))
     train: TrainCfg = CRITIC_TRAIN
 
 

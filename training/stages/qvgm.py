@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from ...datasets.episodes import dataset_hash
 from ...robot.errors import CheckpointError
 from .. import run
+from ..critics.ascent import embedded_ascent
 from ..critics.ema import frozen_copy
 from ..critics.qfunction import QFunction, scaled
 from ..curves import plot
@@ -27,9 +28,7 @@ from .sft import split_episodes, weights_hash
 
 CONTROL_STATES = 512  # states over which the constant direction is averaged
 
-QVGM_TRAIN = TrainCfg(
-    steps=600, lr=1e-4, warmup_steps=30, weight_decay=0.0, ema_rate=0.01, eval_every=100, final_lr=0.1
-)
+QVGM_TRAIN = TrainCfg(steps=150, lr=2e-4, warmup_steps=30, weight_decay=0.0, ema_rate=0.01, eval_every=50, final_lr=0.1)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class QVGMStageCfg:
     """Train on a critic that must not help, instead of the real one."""
     ignore_gates: bool = False
     """Update the policy although the critic failed its gates."""
-    method: QVGMCfg = field(default_factory=QVGMCfg)
+    method: QVGMCfg = field(default_factory=lambda: QVGMCfg(ascent=embedded_ascent()))
     batch_size: int = 64
     """States per step."""
     held_out: float = 0.1

@@ -23,7 +23,7 @@ from .sft import split_episodes
 
 ENCODE_BATCH = 256
 
-RLT_TRAIN = TrainCfg(steps=800, lr=1e-3, bf16=True, eval_every=200)
+RLT_TRAIN = TrainCfg(steps=400, lr=1e-3, bf16=True, eval_every=200)
 
 
 @dataclass(frozen=True)
