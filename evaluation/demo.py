@@ -66,7 +66,14 @@ def quick(plan: Plan) -> Plan:
     )
 
 
-def demo(out: Path = Path("runs/demo"), quick_tour: bool = False, repetition: int = 0, workers: int = 2) -> None:
+def demo(
+    out: Path = Path("runs/demo"),
+    quick_tour: bool = False,
+    repetition: int = 0,
+    trials: int = 50,
+    ignore_gates: bool = False,
+    workers: int = 2,
+) -> None:
     """Improve a few-shot policy from its own experience in the twin, and compare it with where it started.
 
     About 25 minutes on two cores. Interrupt it whenever you like: the same command goes on where it stopped.
@@ -75,9 +82,11 @@ def demo(out: Path = Path("runs/demo"), quick_tour: bool = False, repetition: in
         out: Folder of everything this makes.
         quick_tour: Three minutes through every step, with far too little data.
         repetition: Which of the ten independent sets of seeds, for demos, rollouts and evaluation alike.
+        trials: Trials per task and policy at the end.
+        ignore_gates: Run Q-VGM although the critic failed its gates.
         workers: Episodes simulated at a time.
     """
-    plan = Plan(out, repetition=repetition, workers=workers)
+    plan = Plan(out, repetition=repetition, trials=trials, ignore_gates=ignore_gates, workers=workers)
     run_loop(quick(plan) if quick_tour else plan)
 
 

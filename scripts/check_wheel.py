@@ -25,11 +25,12 @@ def main(sources: Path) -> None:
 
 
 def packaged_files(sources: Path) -> list[Path]:
-    """Everything in the package's folders but its pages, and the Python files of the root."""
+    """Everything in the package's folders but their pages, and the Python files of the root. A model card is no page."""
     settings = tomllib.loads((sources / "pyproject.toml").read_text())
     folders = {name.split(".")[1] for name in settings["tool"]["setuptools"]["packages"] if "." in name}
     files = [path for folder in folders for path in (sources / folder).rglob("*") if path.is_file()]
-    return [p.relative_to(sources) for p in [*sources.glob("*.py"), *files] if p.name != "README.md"]
+    kept = [p for p in files if p.name != "README.md" or p.with_name("model.safetensors").exists()]
+    return [p.relative_to(sources) for p in [*sources.glob("*.py"), *kept]]
 
 
 def listing(paths: set[Path]) -> str:

@@ -13,6 +13,7 @@ from armflow.robot.errors import CheckpointError, ConfigError, DataError, Schema
 from armflow.robot.rig import load_rig
 from armflow.robot.seeds import seeds
 from armflow.teleop.collect import CollectCfg, Job, Scripted, collect
+from armflow.training.critics.cal_ql import CalQLCfg
 from armflow.training.critics.ensemble import CriticCfg
 from armflow.training.critics.iql import IQLCfg
 from armflow.training.critics.sarsa import SarsaCfg
@@ -160,9 +161,11 @@ def test_the_rl_token_is_refused_for_another_prefix(critic: CriticStageCfg) -> N
         load_rlt(critic.rlt, "0123456789abcdef")
 
 
-@pytest.mark.parametrize("objective", [None, IQLCfg(), SarsaCfg()], ids=["cal-ql", "iql", "sarsa"])
-def test_critic_trains_saves_and_holds_its_gates(critic: CriticStageCfg, objective: IQLCfg | SarsaCfg | None) -> None:
-    cfg = critic if objective is None else replace(critic, objective=objective)
+@pytest.mark.parametrize("objective", [CalQLCfg(), IQLCfg(), SarsaCfg()], ids=["cal-ql", "iql", "sarsa"])
+def test_critic_trains_saves_and_holds_its_gates(
+    critic: CriticStageCfg, objective: CalQLCfg | IQLCfg | SarsaCfg
+) -> None:
+    cfg = replace(critic, objective=objective)
     run_critic(cfg)
     loaded = load_critic(cfg.out)
     q = loaded.ensemble.q(torch.zeros(1, 32), torch.zeros(1, 8), torch.zeros(1, 8, 8))
