@@ -69,7 +69,8 @@ def train(stage: Stage, cfg: TrainCfg, out: Path) -> Metrics:
     """
     keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision="bf16" if cfg.bf16 else "no", cpu=not torch.cuda.is_available())
+    # Precision is a stage's, but Accelerator would keep that of the process's first stage.
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     module = stage.module.to(accelerator.device)
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=cfg.weight_decay, betas=(0.9, 0.95))
@@ -82,7 +83,7 @@ def train(stage: Stage, cfg: TrainCfg, out: Path) -> Metrics:
         for step in range(start, cfg.steps):
             for group in optimiser.param_groups:
                 group["lr"] = cfg.lr * schedule(step, cfg)
-            with accelerator.autocast():
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=cfg.bf16):
                 loss, metrics = stage.loss(step_rng(cfg.seed, step, accelerator.process_index))
             optimiser.zero_grad(set_to_none=True)
             accelerator.backward(loss)

@@ -73,6 +73,14 @@ def test_the_averaged_weights_are_kept_and_scored(tmp_path: Path) -> None:
     assert metrics["held_out/weight"] == pytest.approx(float(_weights(averaged)["weight"].mean()))
 
 
+def test_stages_of_one_process_have_their_own_precision(tmp_path: Path) -> None:
+    train(Regression(), CFG, tmp_path / "full")
+    train(Regression(), replace(CFG, bf16=True), tmp_path / "half")
+    train(Regression(), CFG, tmp_path / "full again")
+    full, half, again = ((tmp_path / n / "metrics.jsonl").read_text() for n in ("full", "half", "full again"))
+    assert full == again != half
+
+
 def test_a_damaged_resume_file_is_named(tmp_path: Path) -> None:
     train(Regression(), replace(CFG, steps=2), tmp_path)
     with (tmp_path / "resume.safetensors").open("r+b") as file:
