@@ -65,6 +65,34 @@ class Plain:
 
 
 @dataclass(frozen=True)
+class Exploring:
+    """The checkpoint with one random offset of the joints in every chunk, the same in all its steps.
+
+    A policy that does nearly the same in the same state teaches a critic nothing about what else could be done there.
+    """
+
+    checkpoint: Path
+    offset_std: float  # normalised action units
+    flow_steps: int = 10
+
+    def load(self) -> LoadedAgent:
+        policy = load_policy(self.checkpoint)
+        plain = plain_sampler(policy, self.flow_steps)
+
+        def draw(ctx: Context, rng: Generator) -> Tensor:
+            x = plain(ctx, rng).clone()
+            n_joints = policy.real_dim - 1  # not the gripper
+            x[..., :n_joints] += self.offset_std * torch.randn(len(x), 1, n_joints, generator=rng)
+            return x
+
+        return LoadedAgent(policy, draw)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"exploring {self.offset_std} {weights_hash(self.checkpoint)} flow_steps={self.flow_steps}"
+
+
+@dataclass(frozen=True)
 class QSelection:
     """Best of N chunks by the critic."""
 
@@ -157,7 +185,7 @@ class BlankedCameras:
         return f"blanked cameras {weights_hash(self.checkpoint)} flow_steps={self.flow_steps}"
 
 
-AnyAgent = Plain | BlankedCameras | QSelection | QGuidance | FlowGuidance
+AnyAgent = Plain | Exploring | BlankedCameras | QSelection | QGuidance | FlowGuidance
 
 
 class _Judge:

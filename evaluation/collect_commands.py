@@ -50,6 +50,7 @@ def rollouts(
     out: Path,
     tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
     episodes: int = 150,
+    exploration: float = 0.0,
     repetition: int = 0,
     image_size: tuple[int, int] = (128, 96),
     workers: int = 2,
@@ -62,17 +63,18 @@ def rollouts(
         out: LeRobot dataset to make, or to go on with.
         tasks: What to try.
         episodes: Attempts per task; failures are kept, they are what the critic learns from.
+        exploration: Standard deviation of a random joint offset per chunk, in normalised action units; 0 for none.
         repetition: Which of the ten independent sets of seeds.
         image_size: Width and height of the recorded images, px.
         workers: Episodes simulated at a time.
         rig: Rig file.
     """
     # Imported here: demonstrations are recorded on computers that need no torch models.
-    from .agents import Plain
+    from .agents import Exploring, Plain
     from .twin_trials import AgentFactory
 
     jobs = interleaved("rollouts", tasks, episodes, repetition)
-    factory = AgentFactory(Plain(policy))
+    factory = AgentFactory(Exploring(policy, exploration) if exploration else Plain(policy))
     collect(load_rig(rig).with_image_size(*image_size), jobs, factory, out, CollectCfg(workers))
 
 
