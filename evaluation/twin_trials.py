@@ -9,9 +9,10 @@ import torch
 from torch import Generator
 
 from ..robot.control import CommandSource, LoopCfg, run_episode
+from ..robot.errors import SafetyStop
 from ..robot.rig import Rig
 from ..robot.twin.cell import Cell, Episode
-from ..robot.twin.film import Film
+from ..robot.twin.film import Film, side_by_side
 from ..robot.twin.task import MILESTONES
 from ..robot.twin.tasks import get_task
 from ..training.stages.sft import weights_hash
@@ -54,16 +55,31 @@ class TwinTrials:
     def __call__(self, policy: str, task: str, seed: int, video: Path | None) -> TrialOutcome:
         cell = _shared_cell(self.rig)
         episode = cell.reset(get_task(task), seed)
-        with Film(video, self.rig.control_hz) as film:
-            result = run_episode(
-                arm=episode.arm,
-                cameras=episode.cameras,
-                source=agent_source(self.agents[policy], episode, seed),
-                safety=episode.safety,
-                clock=cell.clock,
-                cfg=LoopCfg(fps=self.rig.control_hz, max_steps=self.max_steps),
-                monitor=episode.judge,
-                sinks=film.sinks,
+        started = cell.clock.now()
+        try:
+            with Film(video, self.rig.control_hz) as film:
+                if video is not None:  # how it began, also of a trial that is stopped before its first step
+                    film.show(side_by_side([c.latest(max_age_s=1.0).rgb for c in episode.cameras.values()]))
+                result = run_episode(
+                    arm=episode.arm,
+                    cameras=episode.cameras,
+                    source=agent_source(self.agents[policy], episode, seed),
+                    safety=episode.safety,
+                    clock=cell.clock,
+                    cfg=LoopCfg(fps=self.rig.control_hz, max_steps=self.max_steps),
+                    monitor=episode.judge,
+                    sinks=film.sinks,
+                )
+        except SafetyStop:  # the policy asked for what must not be done: it failed, the study goes on
+            return TrialOutcome(
+                success=False,
+                end_reason="safety stop",
+                terminated=True,
+                milestones=episode.judge.milestone,
+                milestones_total=len(MILESTONES),
+                duration_s=cell.clock.now() - started,
+                steps=round((cell.clock.now() - started) * self.rig.control_hz),
+                safety_flags=0,
             )
         return TrialOutcome(
             success=bool(result.end.success),
