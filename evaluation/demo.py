@@ -58,7 +58,7 @@ def quick(plan: Plan) -> Plan:
         demos=2,
         rollouts=8,
         trials=4,
-        sft=replace(plan.sft, steps=60),
+        sft=replace(plan.sft, steps=200),
         rlt=replace(plan.rlt, steps=30),
         critic=replace(plan.critic, steps=150),
         qvgm=replace(plan.qvgm, steps=15),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import joblib
 import numpy as np
@@ -24,7 +24,7 @@ from ..datasets.schema import make_schema
 from ..datasets.spool import SpoolCfg, SpoolWriter
 from ..robot import fr3
 from ..robot.control import CommandSource, EpisodeResult, LoopCfg, run_episode
-from ..robot.errors import DataError
+from ..robot.errors import DataError, SafetyStop
 from ..robot.kinematics import Kinematics
 from ..robot.rig import Rig
 from ..robot.twin.cell import Cell, Episode, episode_rng
@@ -97,7 +97,10 @@ def collect(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, root: Path, c
             folder = rounds / f"round-{start:06d}"
             batch = waiting[start : start + ROUND]
             parts = [batch[i :: cfg.workers] for i in range(cfg.workers)]
-            pool(joblib.delayed(record)(rig, part, factory, folder / f"{i}", cfg) for i, part in enumerate(parts))
+            stops: Any = pool(
+                joblib.delayed(record)(rig, part, factory, folder / f"{i}", cfg) for i, part in enumerate(parts)
+            )
+            _report(sum(stops, []), batch, bar)
             _merge_in_order(folder, batch)
             if commit is not None:
                 commit.result()
@@ -118,8 +121,12 @@ def missing_jobs(rig: Rig, jobs: Sequence[Job], root: Path) -> list[Job]:
     return [job for job, layout in zip(jobs, layouts, strict=True) if (layout.instruction, job.seed) not in done]
 
 
-def record(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, folder: Path, cfg: CollectCfg) -> None:
-    """Simulate and record jobs one after the other, one spool file each (none for a failure that is not kept)."""
+def record(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, folder: Path, cfg: CollectCfg) -> list[str]:
+    """Simulate and record jobs one after the other, one spool file each (none for a failure that is not kept).
+
+    Returns why safety stopped the episodes that are not recorded: what was asked for there was never executed.
+    """
+    stops: list[str] = []
     schema = make_schema(fr3.SPEC, [c.spec() for c in rig.cameras], rig.control_hz)
     calibration = to_texts({c.name: from_spec(c.spec(), date=c.calibration_date) for c in rig.cameras})
     with Cell(rig) as cell:
@@ -129,19 +136,24 @@ def record(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, folder: Path, 
                 folder, schema, task=episode.layout.instruction, seed=job.seed, rig_hash=rig.hash,
                 policy_hash=factory.policy_hash, calibration=calibration, cfg=SpoolCfg(sync=False),
             )  # fmt: skip
-            result = run_episode(
-                arm=episode.arm,
-                cameras=episode.cameras,
-                source=factory(episode, rig, job.seed),
-                safety=episode.safety,
-                clock=cell.clock,
-                cfg=LoopCfg(fps=rig.control_hz, max_steps=cfg.max_steps),
-                monitor=episode.judge,
-                sinks=(sink,),
-            )
+            try:
+                result = run_episode(
+                    arm=episode.arm,
+                    cameras=episode.cameras,
+                    source=factory(episode, rig, job.seed),
+                    safety=episode.safety,
+                    clock=cell.clock,
+                    cfg=LoopCfg(fps=rig.control_hz, max_steps=cfg.max_steps),
+                    monitor=episode.judge,
+                    sinks=(sink,),
+                )
+            except SafetyStop as stop:
+                stops.append(str(stop))
+                continue
             label = label_of(result, episode, factory.operator)
             path = sink.save(label) if label.success or cfg.keep_failures else sink.discard("failed demonstration")
             path.rename(path.with_name(f"{job.task}-{job.seed}{_suffix(path)}"))
+    return stops
 
 
 def label_of(result: EpisodeResult, episode: Episode, operator: str) -> EpisodeLabel:
@@ -156,6 +168,14 @@ def label_of(result: EpisodeResult, episode: Episode, operator: str) -> EpisodeL
         loop=result.stats,
         notes="" if success else episode.judge.status.reasons,
     )
+
+
+def _report(stops: list[str], batch: Sequence[Job], bar: Progress) -> None:
+    """Name episodes that safety stopped. Raises SafetyStop if it stopped all of a round: nothing sane drives."""
+    if len(stops) == len(batch):
+        raise SafetyStop(f"all {len(batch)} episodes of a round were stopped, the last one because: {stops[-1]}")
+    if stops:
+        bar.console.print(f"not recorded: {len(stops)} of {len(batch)} episodes, {stops[-1]}")
 
 
 def _merge_in_order(folder: Path, batch: Sequence[Job]) -> None:

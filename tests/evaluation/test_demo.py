@@ -23,7 +23,8 @@ def _demo(out: Path) -> str:
 @pytest.mark.timeout(900)
 def test_the_whole_loop_ends_with_a_report_and_is_not_run_twice(tmp_path: Path) -> None:
     printed = _demo(tmp_path)
-    assert len(newest_labels(tmp_path / "demos")) == 4 and len(newest_labels(tmp_path / "rollouts")) == 16
+    assert len(newest_labels(tmp_path / "demos")) == 4
+    assert 12 <= len(newest_labels(tmp_path / "rollouts")) <= 16  # a policy of so little training may be stopped
     for stage in ("sft", "rlt", "critic", "qvgm"):
         assert run.read_manifest(tmp_path / stage)["metrics"], stage
     assert load_policy(tmp_path / "qvgm").chunk_size == 16

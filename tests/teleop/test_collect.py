@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from armflow.datasets.episodes import EpisodeArrays, load_episodes, open_dataset
 from armflow.datasets.layout import INFO_PATH, read_info
-from armflow.robot.errors import DataError
+from armflow.robot.control import CommandSource, Decision
+from armflow.robot.errors import DataError, SafetyStop
 from armflow.robot.rig import Rig
-from armflow.robot.twin.cell import episode_rng
+from armflow.robot.twin.cell import Episode, episode_rng
 from armflow.robot.twin.tasks import get_task
+from armflow.robot.types import ArmCommand, ControlMode, Observation
 from armflow.teleop import collect as collecting
 from armflow.teleop.collect import CollectCfg, Job, Scripted, collect, missing_jobs, record
 from armflow.teleop.expert import ExpertCfg
@@ -215,3 +217,41 @@ def test_a_recording_that_cannot_be_committed_is_not_swallowed(tmp_path: Path, d
     (folder / "0000-pick_peach-1.h5").write_bytes(b"not a recording")
     with pytest.raises(DataError, match="pick_peach-1"):
         collecting._commit(folder, dataset)
+
+
+# --- what safety stops
+
+
+class Jump:
+    """Asks at once for a pose far away."""
+
+    def wants_frames(self) -> bool:
+        return False
+
+    def next(self, obs: Observation) -> Decision:
+        return Decision(ArmCommand(obs.arm.q + 1.0, 1.0), ControlMode.POLICY)
+
+
+@dataclass(frozen=True)
+class Wild:
+    """Scripted, but for the seeds that jump."""
+
+    jumping: tuple[int, ...]
+    operator: str = "policy"
+    policy_hash: str = ""
+
+    def __call__(self, episode: Episode, rig: Rig, seed: int) -> CommandSource:
+        return Jump() if seed in self.jumping else Scripted()(episode, rig, seed)
+
+
+def test_an_episode_that_safety_stops_is_named_and_the_others_go_on(
+    rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect(rig, JOBS, Wild(jumping=(12,)), tmp_path / "demos", ONE)
+    assert keys(tmp_path / "demos") == [key(rig, job) for job in JOBS[:2]]
+    assert "1 of 3 episodes, safety stop: first command" in " ".join(capsys.readouterr().out.split())
+
+
+def test_when_safety_stops_every_episode_nothing_goes_on(rig: Rig, tmp_path: Path) -> None:
+    with pytest.raises(SafetyStop, match="all 3 episodes of a round were stopped"):
+        collect(rig, JOBS, Wild(jumping=(11, 12)), tmp_path / "demos", ONE)
