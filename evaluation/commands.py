@@ -74,7 +74,7 @@ def show_study(study: Study) -> None:
     console.print(rich_table(study.comparison))
     for sentence in conclusions(study.comparison):
         console.print(sentence)
-    console.print(f"report: {study.report}")
+    console.print(f"report: {study.report}", soft_wrap=True)
 
 
 COMMANDS = {"compare": compare, "report": report}
