@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --quiet
 .PHONY: help setup demo check format test test-fast lock clean
 
 help:
-	@echo "make demo         the whole loop in the twin, about 25 minutes on 2 cores (QUICK=1: a tour in 3 minutes)"
+	@echo "make demo         the whole loop in the twin, about 20 minutes on 2 cores (QUICK=1: a tour in 3 minutes)"
 	@echo "make test         formatting, lint, types and all tests"
 	@echo "make test-fast    the tests that are not slow"
 	@echo "make check        formatting, lint and types;  make format  repairs the first two"

@@ -141,8 +141,10 @@ class _Naive:
         return self.policy.action_dim
 
     def velocity(self, ctx: Context, x: Tensor, t: Tensor) -> Tensor:
+        n = len(x)  # Q-VGM follows the base on its first states only
+        images = {name: image[:n] for name, image in self.obs.images.items()}
         with torch.no_grad():
-            seen = self.policy.encode(self.obs)
+            seen = self.policy.encode(ObsBatch(images, self.obs.state[:n], self.obs.instructions[:n]))
         return self.policy.velocity(seen, x, t)
 
 

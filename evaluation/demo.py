@@ -76,7 +76,7 @@ def demo(
 ) -> None:
     """Improve a few-shot policy from its own experience in the twin, and compare it with where it started.
 
-    About 25 minutes on two cores. Interrupt it whenever you like: the same command goes on where it stopped.
+    About 20 minutes on two cores. Interrupt it whenever you like: the same command goes on where it stopped.
 
     Args:
         out: Folder of everything this makes.
