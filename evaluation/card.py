@@ -6,7 +6,6 @@ from typing import Any
 
 import joblib
 
-from ..robot.control import LoopCfg, run_episode
 from ..robot.rig import Rig
 from ..robot.seeds import seeds
 from ..robot.twin.cell import Cell
@@ -18,9 +17,7 @@ from ..training.loop import Metrics
 from ..training.pretrain import PretrainCfg
 from .agents import AnyAgent, BlankedCameras, Plain
 from .statistics import Rate, wilson
-from .twin_trials import agent_source
-
-MAX_STEPS = 120
+from .twin_trials import attempt
 
 
 @dataclass(frozen=True)
@@ -54,21 +51,8 @@ def _rate(agent: AnyAgent, task: Task, rig: Rig, episodes: int, workers: int) ->
 
 
 def _successes(agent: AnyAgent, task: Task, rig: Rig, chosen: range) -> int:
-    wins = 0
     with Cell(rig) as cell:
-        for seed in chosen:
-            episode = cell.reset(task, seed)
-            result = run_episode(
-                arm=episode.arm,
-                cameras=episode.cameras,
-                source=agent_source(agent, episode, seed),
-                safety=episode.safety,
-                clock=cell.clock,
-                cfg=LoopCfg(fps=rig.control_hz, max_steps=MAX_STEPS),
-                monitor=episode.judge,
-            )
-            wins += bool(result.end.success)
-    return wins
+        return sum(attempt(cell, task, agent, seed).success for seed in chosen)
 
 
 def write_card(folder: Path, data: MultitaskCfg, recipe: PretrainCfg, metrics: Metrics, scores: list[Score]) -> None:

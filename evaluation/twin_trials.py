@@ -8,17 +8,19 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from ..robot.control import CommandSource, LoopCfg, run_episode
+from ..robot.control import CommandSource, EpisodeEnd
 from ..robot.errors import SafetyStop
 from ..robot.rig import Rig
 from ..robot.twin.cell import Cell, Episode
 from ..robot.twin.film import Film, side_by_side
-from ..robot.twin.task import MILESTONES
+from ..robot.twin.task import MILESTONES, Task
 from ..robot.twin.tasks import get_task
 from ..training.stages.sft import weights_hash
 from .agents import AnyAgent, load_cached
 from .policy_source import PolicySource
 from .trials import TrialOutcome
+
+MAX_STEPS = 120  # time limit of a trial, ticks
 
 
 @dataclass(frozen=True)
@@ -50,47 +52,37 @@ class TwinTrials:
 
     rig: Rig
     agents: Mapping[str, AnyAgent]
-    max_steps: int = 120
+    max_steps: int = MAX_STEPS
 
     def __call__(self, policy: str, task: str, seed: int, video: Path | None) -> TrialOutcome:
-        cell = _shared_cell(self.rig)
-        episode = cell.reset(get_task(task), seed)
-        started = cell.clock.now()
-        try:
-            with Film(video, self.rig.control_hz) as film:
-                if video is not None:  # how it began, also of a trial that is stopped before its first step
-                    film.show(side_by_side([c.latest(max_age_s=1.0).rgb for c in episode.cameras.values()]))
-                result = run_episode(
-                    arm=episode.arm,
-                    cameras=episode.cameras,
-                    source=agent_source(self.agents[policy], episode, seed),
-                    safety=episode.safety,
-                    clock=cell.clock,
-                    cfg=LoopCfg(fps=self.rig.control_hz, max_steps=self.max_steps),
-                    monitor=episode.judge,
-                    sinks=film.sinks,
-                )
-        except SafetyStop:  # the policy asked for what must not be done: it failed, the study goes on
-            return TrialOutcome(
-                success=False,
-                end_reason="safety stop",
-                terminated=True,
-                milestones=episode.judge.milestone,
-                milestones_total=len(MILESTONES),
-                duration_s=cell.clock.now() - started,
-                steps=round((cell.clock.now() - started) * self.rig.control_hz),
-                safety_flags=0,
-            )
-        return TrialOutcome(
-            success=bool(result.end.success),
-            end_reason=result.end.reason,
-            terminated=result.end.terminated,
-            milestones=episode.judge.milestone,
-            milestones_total=len(MILESTONES),
-            duration_s=result.stats.steps / self.rig.control_hz,
-            steps=result.stats.steps,
-            safety_flags=result.stats.limited,
-        )
+        return attempt(_shared_cell(self.rig), get_task(task), self.agents[policy], seed, self.max_steps, video)
+
+
+def attempt(
+    cell: Cell, task: Task, agent: AnyAgent, seed: int, max_steps: int = MAX_STEPS, video: Path | None = None
+) -> TrialOutcome:
+    """One try at a task. An agent that safety stops has failed: it asked for what must not be done."""
+    episode = cell.reset(task, seed)
+    started = cell.clock.now()
+    try:
+        with Film(video, cell.rig.control_hz) as film:
+            if video is not None:  # how it began, also of a trial that is stopped before its first step
+                film.show(side_by_side([c.latest(max_age_s=1.0).rgb for c in episode.cameras.values()]))
+            result = cell.run(episode, agent_source(agent, episode, seed), max_steps=max_steps, sinks=film.sinks)
+        end, steps, limited = result.end, result.stats.steps, result.stats.limited
+    except SafetyStop:
+        end = EpisodeEnd("safety stop", terminated=True, success=False)
+        steps, limited = round((cell.clock.now() - started) * cell.rig.control_hz), 0
+    return TrialOutcome(
+        success=bool(end.success),
+        end_reason=end.reason,
+        terminated=end.terminated,
+        milestones=episode.judge.milestone,
+        milestones_total=len(MILESTONES),
+        duration_s=steps / cell.rig.control_hz,
+        steps=steps,
+        safety_flags=limited,
+    )
 
 
 @lru_cache(maxsize=2)

@@ -23,7 +23,7 @@ from ..datasets.layout import read_info
 from ..datasets.schema import make_schema
 from ..datasets.spool import SpoolCfg, SpoolWriter
 from ..robot import fr3
-from ..robot.control import CommandSource, EpisodeResult, LoopCfg, run_episode
+from ..robot.control import CommandSource, EpisodeResult
 from ..robot.errors import DataError, SafetyStop
 from ..robot.kinematics import Kinematics
 from ..robot.rig import Rig
@@ -137,16 +137,7 @@ def record(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, folder: Path, 
                 policy_hash=factory.policy_hash, calibration=calibration, cfg=SpoolCfg(sync=False),
             )  # fmt: skip
             try:
-                result = run_episode(
-                    arm=episode.arm,
-                    cameras=episode.cameras,
-                    source=factory(episode, rig, job.seed),
-                    safety=episode.safety,
-                    clock=cell.clock,
-                    cfg=LoopCfg(fps=rig.control_hz, max_steps=cfg.max_steps),
-                    monitor=episode.judge,
-                    sinks=(sink,),
-                )
+                result = cell.run(episode, factory(episode, rig, job.seed), max_steps=cfg.max_steps, sinks=(sink,))
             except SafetyStop as stop:
                 stops.append(str(stop))
                 continue

@@ -13,7 +13,7 @@ import joblib
 import numpy as np
 from rich.progress import track
 
-from ..robot.control import LoopCfg, Step, run_episode
+from ..robot.control import Step
 from ..robot.geometry import down_facing, pose
 from ..robot.kinematics import Kinematics
 from ..robot.rig import Rig
@@ -105,16 +105,7 @@ def _make_shard(rig: Rig, shard: Path, cfg: MultitaskCfg, first_seed: int) -> No
             )
             expert = ScriptedExpert(episode.world, episode.layout, rng, rig.control_hz, expert_cfg)
             sink = _Collector(episode, expert)
-            result = run_episode(
-                arm=episode.arm,
-                cameras=episode.cameras,
-                source=TeleopSource(expert, kinematics, rig.control_hz),
-                safety=episode.safety,
-                clock=cell.clock,
-                cfg=LoopCfg(fps=rig.control_hz),
-                monitor=episode.judge,
-                sinks=(sink,),
-            )
+            result = cell.run(episode, TeleopSource(expert, kinematics, rig.control_hz), sinks=(sink,))
             if result.end.success:
                 _append(rows, sink, len(instructions), int(rng.integers(cfg.frame_stride)), cfg)
                 instructions.append(episode.layout.instruction)

@@ -14,7 +14,7 @@ from ..datasets.schema import make_schema
 from ..datasets.view import RerunSink, open_recording
 from ..robot import fr3
 from ..robot.clock import Clock
-from ..robot.control import EpisodeEnd, EpisodeResult, LoopCfg, StepSink, run_episode
+from ..robot.control import EpisodeEnd, EpisodeResult, StepSink
 from ..robot.kinematics import Kinematics
 from ..robot.rig import Rig
 from ..robot.twin.cell import Cell
@@ -47,16 +47,7 @@ def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, clock: Clock, reru
             source = TeleopSource(device, kinematics, rig.control_hz)
             device.start_episode(episode.arm.read().gripper)
             recorder.start(episode.layout.instruction, seed=job.seed)
-            result = run_episode(
-                arm=episode.arm,
-                cameras=episode.cameras,
-                source=source,
-                safety=episode.safety,
-                clock=cell.clock,
-                cfg=LoopCfg(fps=rig.control_hz, max_steps=round(MAX_EPISODE_S * rig.control_hz)),
-                monitor=episode.judge,
-                sinks=sinks,
-            )
+            result = cell.run(episode, source, max_steps=round(MAX_EPISODE_S * rig.control_hz), sinks=sinks)
             if result.stats.steps == 0:
                 recorder.abort("ended before it began")
                 console.print("ended before it began: nothing recorded")

@@ -1,4 +1,4 @@
-"""A twin ready for episodes: reset to a task and a seed, then hand its devices to the control loop."""
+"""A twin ready for episodes: reset to a task and a seed, then run through the one control loop."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 from ..arm import ArmDriver
 from ..camera import Camera
 from ..clock import Clock, SimClock
+from ..control import CommandSource, EpisodeResult, LoopCfg, StepSink, run_episode
 from ..rig import Rig
 from ..safety import JointSafety, SafetyFilter
 from ..types import CameraSpec
@@ -69,6 +70,26 @@ class Cell:
             cameras={spec.name: TwinCamera(twin, spec, self._shared_renderer, rng) for spec in self._specs(layout)},
             safety=JointSafety(TwinArm.spec, self.rig.safety),
             renderer=self._shared_renderer,
+        )
+
+    def run(
+        self,
+        episode: Episode,
+        source: CommandSource,
+        *,
+        max_steps: int = LoopCfg.max_steps,
+        sinks: tuple[StepSink, ...] = (),
+    ) -> EpisodeResult:
+        """Let `source` drive the episode of the last reset, at the rig's rate, until the judge or `max_steps` ends it."""
+        return run_episode(
+            arm=episode.arm,
+            cameras=episode.cameras,
+            source=source,
+            safety=episode.safety,
+            clock=self.clock,
+            cfg=LoopCfg(fps=self.rig.control_hz, max_steps=max_steps),
+            monitor=episode.judge,
+            sinks=sinks,
         )
 
     def _specs(self, layout: Layout) -> Sequence[CameraSpec]:
