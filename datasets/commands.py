@@ -9,7 +9,7 @@ from .commit import commit_spool
 from .episodes import dataset_hash, open_dataset
 
 
-def view(dataset: Path, episode: int = 0, save: Path | None = None) -> None:
+def view(dataset: Path, /, episode: int = 0, save: Path | None = None) -> None:
     """Replay an episode in Rerun.
 
     Args:
@@ -24,7 +24,7 @@ def view(dataset: Path, episode: int = 0, save: Path | None = None) -> None:
         Console().print(f"wrote {save}; open it with `rerun {save}`")
 
 
-def info(dataset: Path) -> None:
+def info(dataset: Path, /) -> None:
     """What a dataset holds: episodes and outcomes per instruction, and its content hash.
 
     Args:
@@ -43,7 +43,7 @@ def info(dataset: Path) -> None:
     console.print(f"{found.schema.fps} fps, cameras {', '.join(found.schema.cameras)}, hash {dataset_hash(dataset)}")
 
 
-def commit(spool: Path, dataset: Path) -> None:
+def commit(spool: Path, dataset: Path, /) -> None:
     """Append finished recordings to a dataset, as a session does by itself.
 
     Args:

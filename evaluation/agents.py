@@ -19,6 +19,7 @@ from ..training.pi05_mini.load import load_policy
 from ..training.pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from ..training.policy import Context, ObsBatch
 from ..training.prefix_cache import prefix_hash
+from ..training.proposals import propose
 from ..training.stages.critic import load_critic
 from ..training.stages.rlt import load_rlt
 from ..training.stages.sft import weights_hash
@@ -66,13 +67,13 @@ class Plain:
 
 @dataclass(frozen=True)
 class Exploring:
-    """The checkpoint with one random offset of the joints in every chunk, the same in all its steps.
+    """The checkpoint, but in some chunks the gripper is held open, or closed, from a random step on.
 
     A policy that does nearly the same in the same state teaches a critic nothing about what else could be done there.
     """
 
     checkpoint: Path
-    offset_std: float  # normalised action units
+    probability: float = 0.3  # that a chunk is changed; the others are the policy's own
     flow_steps: int = 10
 
     def load(self) -> LoadedAgent:
@@ -80,16 +81,18 @@ class Exploring:
         plain = plain_sampler(policy, self.flow_steps)
 
         def draw(ctx: Context, rng: Generator) -> Tensor:
-            x = plain(ctx, rng).clone()
-            n_joints = policy.real_dim - 1  # not the gripper
-            x[..., :n_joints] += self.offset_std * torch.randn(len(x), 1, n_joints, generator=rng)
+            x = plain(ctx, rng)
+            changes, opens = (torch.rand(2, generator=rng) < torch.tensor([self.probability, 0.5])).tolist()
+            first = int(torch.randint(policy.n_action_steps, (), generator=rng))
+            if changes:
+                x[:, first:, policy.real_dim - 1] = 1.0 if opens else -1.0
             return x
 
         return LoadedAgent(policy, draw)
 
     @property
     def fingerprint(self) -> str:
-        return f"exploring {self.offset_std} {weights_hash(self.checkpoint)} flow_steps={self.flow_steps}"
+        return f"exploring {self.probability} {weights_hash(self.checkpoint)} flow_steps={self.flow_steps}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class QSelection:
 
         def draw(ctx: Context, rng: Generator) -> Tensor:
             noise = candidate_noise(policy, 1, self.method, rng)
-            return best_of_n(policy, ctx, noise, judge.at(ctx), judge.space, self.method).x
+            return best_of_n(policy, ctx, noise, judge.at(ctx, rng), judge.space, self.method).x
 
         return LoadedAgent(policy, draw)
 
@@ -130,7 +133,7 @@ class QGuidance:
 
         def draw(ctx: Context, rng: Generator) -> Tensor:
             x = sample(policy, ctx, noise_like(policy, 1, rng), flow_steps=self.flow_steps)
-            return climb(x, judge.at(ctx), judge.space, self.method)
+            return climb(x, judge.at(ctx, rng), judge.space, self.method)
 
         return LoadedAgent(policy, draw)
 
@@ -153,7 +156,7 @@ class FlowGuidance:
         judge = _Judge(policy, self.critic)
 
         def draw(ctx: Context, rng: Generator) -> Tensor:
-            guidance = qgf(judge.at(ctx), judge.space, self.method)
+            guidance = qgf(judge.at(ctx, rng), judge.space, self.method)
             return sample(policy, ctx, noise_like(policy, 1, rng), flow_steps=self.flow_steps, guidance=guidance)
 
         return LoadedAgent(policy, draw)
@@ -196,12 +199,13 @@ class _Judge:
         self._token = load_rlt(self._critic.rlt, prefix_hash(policy))
         self.space = self._critic.space
 
-    def at(self, ctx: Context) -> QFunction:
+    def at(self, ctx: Context, rng: Generator) -> QFunction:
         """Q of chunks at this context, in units of its standard deviation over the data."""
         # Half precision in between, as in the caches that RL token and critic were trained on.
         z = self._token.encode(ctx.tokens.half().float(), ctx.mask)
         proprio = self._policy.state_norm.normalise(ctx.state)
-        return scaled(self._critic.ensemble.at(z, proprio), self._critic.q_std)
+        centre = propose(self._policy, ctx, rng).mean(1)
+        return scaled(self._critic.ensemble.at(z, proprio, centre), self._critic.q_std)
 
 
 def _critic_fingerprint(agent: QSelection | QGuidance | FlowGuidance) -> str:

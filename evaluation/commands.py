@@ -20,7 +20,8 @@ from .wording import conclusions
 def compare(
     a: Path,
     b: Path,
-    out: Path,
+    /,
+    out: Path | None = None,
     critic: Path | None = None,
     tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
     trials: int = 50,
@@ -35,7 +36,8 @@ def compare(
     Args:
         a: Reference checkpoint, or the folder of the stage that made it.
         b: Candidate checkpoint.
-        out: Folder of the study: plan, key, results, videos, report. Run again to go on after an interruption.
+        out: Folder of the study: plan, key, results, videos, report; runs/compare/A-B by default. Run again to go on
+            after an interruption.
         critic: Also compare Q-selection and Q-guidance on A with this critic.
         tasks: What to try.
         trials: Trials per task and policy, on the same seeds.
@@ -55,11 +57,12 @@ def compare(
         seeds={task: seeds(seeds_of, task, trials, repetition) for task in tasks},
     )
     rng = np.random.default_rng()  # codes and orders are drawn once and kept in the plan
+    out = out or Path("runs/compare") / f"{a.name}-{b.name}"
     study = run_study(out, request, TwinTrials(cell, agents), rng=rng, workers=workers, title=f"{b} against {a}")
     show_study(study)
 
 
-def report(folder: Path) -> None:
+def report(folder: Path, /) -> None:
     """Write the report of a study again, finished or not.
 
     Args:

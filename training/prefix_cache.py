@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
+from torch import nn
 
 from ..datasets.episodes import Dataset, EpisodeArrays, dataset_hash, iterate_images, load_episodes, open_dataset
 from ..robot.errors import SchemaMismatch
@@ -27,6 +28,7 @@ ARRAYS = tuple(f.name for f in fields(Context))
 class PrefixCache:
     """Contexts of some frames; row r is frame `frame[r]` of episode `episode[r]`."""
 
+    folder: Path
     episodes: list[EpisodeArrays]  # by index in the dataset, discarded ones left out
     episode: NDArray[np.int64]  # (rows,) index in the dataset
     frame: NDArray[np.int64]  # (rows,)
@@ -57,8 +59,14 @@ class PrefixCache:
 
 def prefix_hash(policy: PI05MiniPolicy) -> str:
     """16 hex digits of everything that `encode` depends on."""
-    digest = hashlib.sha256(repr(policy.config.network()).encode() + repr(policy.config.vocabulary).encode())
-    for name, tensor in [*policy.prefix.state_dict().items(), *policy.state_norm.state_dict().items()]:
+    shape = repr(policy.config.network()) + repr(policy.config.vocabulary)
+    return modules_hash(policy.prefix, policy.state_norm, salt=shape)
+
+
+def modules_hash(*modules: nn.Module, salt: str = "") -> str:
+    """16 hex digits of the names and values of all tensors."""
+    digest = hashlib.sha256(salt.encode())
+    for name, tensor in (item for module in modules for item in module.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -94,6 +102,7 @@ def build(policy: PI05MiniPolicy, root: Path, cache_dir: Path, *, stride: int = 
     if not folder.exists():
         _compute(policy, dataset, episodes, frames, folder)
     return PrefixCache(
+        folder=folder,
         episodes=episodes,
         episode=np.concatenate([np.full(len(f), e.ref.index) for e, f in zip(episodes, frames, strict=True)]),
         frame=np.concatenate(frames),

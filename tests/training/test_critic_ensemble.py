@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+import scipy.fft
 import torch
 from armflow.robot.errors import ConfigError
 from armflow.training.critics.ema import ema_update, frozen_copy
@@ -147,3 +149,46 @@ def test_clipping_scales_long_gradients_only() -> None:
     clipped = clip_norm(g, 2.0)
     assert torch.allclose(clipped.flatten(1).norm(dim=1), torch.tensor([2.0, 0.5, 0.0]))  # T5.1: norm 5, G = 2
     assert torch.allclose(clipped[0], g[0] * 0.4)
+
+
+def residual_critic(rng: torch.Generator, dct_components: int | None = None) -> CriticEnsemble:
+    cfg = CriticCfg(4, (32, 32), proprio_width=8, residual_unit=0.1, dct_components=dct_components)
+    critic = CriticEnsemble(cfg, z_dim=6, proprio_dim=4, chunk_shape=(3, 2), rng=rng)
+    for layer in layers(critic.action_layers):
+        nn.init.normal_(layer.weight, generator=rng)
+    return critic
+
+
+def test_a_residual_critic_sees_only_the_distance_from_the_centre(rng: torch.Generator, make_batch: MakeBatch) -> None:
+    critic, batch = residual_critic(rng), make_batch()
+    shift = torch.randn(16, 3, 2, generator=rng)
+    q = critic.q(batch.z, batch.proprio, batch.chunk, batch.centre)
+    assert torch.allclose(q, critic.q(batch.z, batch.proprio, batch.chunk + shift, batch.centre + shift), atol=1e-4)
+    assert not torch.allclose(q, critic.q(batch.z, batch.proprio, batch.chunk, batch.centre + shift), atol=1e-2)
+
+
+def test_a_fresh_residual_critic_has_no_opinion_about_actions(rng: torch.Generator, make_batch: MakeBatch) -> None:
+    cfg = CriticCfg(4, (32, 32), proprio_width=8, residual_unit=0.1)
+    critic, batch = CriticEnsemble(cfg, z_dim=6, proprio_dim=4, chunk_shape=(3, 2), rng=rng), make_batch()
+    q = critic.q(batch.z, batch.proprio, batch.chunk, batch.centre)
+    assert torch.equal(q, critic.q(batch.z, batch.proprio, batch.chunk + 1, batch.centre))
+
+
+def test_a_residual_critic_without_a_centre_says_so(rng: torch.Generator, make_batch: MakeBatch) -> None:
+    batch = make_batch()
+    with pytest.raises(ConfigError, match="was not given"):
+        residual_critic(rng).q(batch.z, batch.proprio, batch.chunk)
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_slow_cosines_are_all_that_passes(components: int, rng: torch.Generator, make_batch: MakeBatch) -> None:
+    """Against scipy's discrete cosine transform; the gradient has nothing else, either."""
+    critic, batch = residual_critic(rng, components), make_batch()
+    spectrum = np.asarray(scipy.fft.dct(batch.chunk.double().numpy(), axis=1, norm="ortho"))
+    spectrum[:, components:] = 0
+    slow = torch.from_numpy(np.asarray(scipy.fft.idct(spectrum, axis=1, norm="ortho"))).float()
+    q_fn = critic.at(batch.z, batch.proprio, batch.centre)
+    assert torch.allclose(q_fn(batch.chunk), q_fn(slow), atol=1e-4)
+    _, grad = value_and_gradient(q_fn, batch.chunk)
+    fast = np.asarray(scipy.fft.dct(grad.double().numpy(), axis=1, norm="ortho"))[:, components:]
+    assert abs(fast).max() < 1e-5 < abs(grad).max()

@@ -168,12 +168,14 @@ def test_iql_prefers_the_better_of_two_actions_where_sarsa_averages(rng: torch.G
         z=zeros,
         proprio=torch.zeros(b, 4),
         chunk=chunk,
+        centre=torch.zeros(b, 3, 2),
         reward=good.float(),
         bootstrap=torch.ones(b),
         terminated=torch.ones(b, dtype=torch.bool),
         next_z=zeros,
         next_proprio=torch.zeros(b, 4),
         next_chunk=chunk,
+        next_centre=torch.zeros(b, 3, 2),
         mc_return=good.float(),
         proposals=torch.zeros(b, 0, 3, 2),
         weight=torch.ones(b),
@@ -216,3 +218,14 @@ def test_cal_ql_says_when_proposals_are_missing(
 ) -> None:
     with pytest.raises(ConfigError, match="needs 4 base-policy proposals per state, the batch has 2"):
         CalQL(CalQLCfg(), space).loss(make_critic(), make_critic(), make_batch(n_proposals=2), rng)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_sarsa_blends_the_observed_return_into_its_target(
+    share: float, rng: torch.Generator, make_critic: MakeCritic, make_batch: MakeBatch
+) -> None:
+    critic, batch = make_critic(), make_batch()
+    _, metrics = Sarsa(SarsaCfg(pessimism=0.0, monte_carlo=share)).loss(critic, critic, batch, rng)
+    next_q = critic.q(batch.next_z, batch.next_proprio, batch.next_chunk).mean(0)
+    wanted = (1 - share) * (batch.reward + batch.bootstrap * next_q) + share * batch.mc_return
+    assert torch.isclose(metrics["critic/target_mean"], wanted.mean(), atol=1e-6)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import pytest
-import scipy.fft
 import torch
 from armflow.robot.errors import ArmflowError, ConfigError
 from armflow.training.critics.ascent import AscentCfg, ascend
@@ -107,24 +106,6 @@ def test_ascent_stays_in_the_box(make_critic: Callable[..., CriticEnsemble]) -> 
     q_fn = make_critic().at(noise(16, 6), noise(16, 4))
     a = ascend(q_fn, box.clamp(noise(16, 3, 2)), box, AscentCfg(step_size=1.0))
     assert torch.equal(box.clamp(a.chunk), a.chunk)
-
-
-@pytest.mark.parametrize("components", [1, 2, 3])
-def test_slow_ascent_moves_along_slow_cosines_only(components: int) -> None:
-    m = noise(6, 2)
-    start = torch.zeros(1, 6, 2)
-    cfg = AscentCfg(ascent_steps=3, step_size=0.1, dct_components=components)
-    space = CriticSpace(torch.full((6, 2), -10.0), torch.full((6, 2), 10.0))
-    moved = ascend(constant_direction(m), start, space, cfg).chunk[0]
-    spectrum = torch.from_numpy(scipy.fft.dct(moved.double().numpy(), axis=0, norm="ortho"))
-    assert spectrum[components:].abs().max() < 1e-6 < spectrum[components - 1].abs().max()
-    wanted = torch.from_numpy(scipy.fft.dct(m.double().numpy(), axis=0, norm="ortho"))[:components].flatten()
-    assert torch.cosine_similarity(spectrum[:components].flatten(), wanted, dim=0) > 1 - 1e-6
-
-
-def test_no_slow_cosines_at_all_is_refused() -> None:
-    with pytest.raises(ConfigError, match="dct_components must be >= 1"):
-        AscentCfg(dct_components=0)
 
 
 def test_a_critic_that_is_not_finite_stops_the_update() -> None:

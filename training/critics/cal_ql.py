@@ -45,12 +45,12 @@ class CalQL(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         cfg = self.cfg
         with torch.no_grad():
-            next_q = target.q(batch.next_z, batch.next_proprio, batch.next_chunk)  # (heads, b)
+            next_q = target.q(batch.next_z, batch.next_proprio, batch.next_chunk, batch.next_centre)  # (heads, b)
             y = td_target(batch, pool(next_q, cfg.pessimism))  # (b,)
 
         uniform, policy = self._proposals(batch, rng)  # (n, b, C, d) each
         chunks = torch.cat([batch.chunk[None], uniform, policy])
-        q = critic.q(batch.z, batch.proprio, chunks)  # (heads, 1 + n_uniform + n_policy + n_noisy, b)
+        q = critic.q(batch.z, batch.proprio, chunks, batch.centre)  # (heads, 1 + n_uniform + n_policy + n_noisy, b)
         q_data, q_uniform, q_policy = q[:, 0], q[:, 1 : 1 + len(uniform)], q[:, 1 + len(uniform) :]
 
         gap = conservative_gap(

@@ -28,11 +28,18 @@ class CriticCfg:
     n_heads: int = 5  # independent critics; 2 suffice for TD, 5 to 10 give a usable disagreement
     hidden: tuple[int, ...] = (1024, 512)  # widths of the hidden layers
     proprio_width: int = 256  # width of W_p p, so that 8 joints are not drowned by the RL token
+    residual_unit: float | None = None  # what heads see of a chunk: None, all of it; else chunk - centre in this unit
+    dct_components: int | None = None  # and of that only so many slow cosines over the steps; None: all
 
 
 def embedded_critic() -> CriticCfg:
-    """For a 2-core CPU."""
-    return CriticCfg(hidden=(256, 256), proprio_width=64)
+    """For a 2-core CPU and a few hundred rollouts.
+
+    What succeeds and what fails in one state lies a few hundredths of a unit apart, while chunks of different states lie
+    a whole unit apart: heads that see the chunk itself would have to learn the policy before they could learn what is
+    better. So they see how far it is from the policy's own, and of that not the jitter from step to step.
+    """
+    return CriticCfg(hidden=(256, 256), proprio_width=64, residual_unit=0.05, dct_components=2)
 
 
 class HeadLinear(nn.Module):
@@ -70,16 +77,22 @@ class CriticEnsemble(nn.Module):
         for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
             fan_in = n_in + action  # one layer on the concatenation [h ; a]
             self.state_layers.append(HeadLinear(n, n_in, n_out, fan_in=fan_in, bias=True, rng=rng))
-            self.action_layers.append(HeadLinear(n, action, n_out, fan_in=fan_in, bias=False, rng=rng))
+            injection = HeadLinear(n, action, n_out, fan_in=fan_in, bias=False, rng=rng)
+            if cfg.residual_unit is not None:  # what the data never shows must not get a slope by chance
+                nn.init.zeros_(injection.weight)
+            self.action_layers.append(injection)
         self.out = HeadLinear(n, widths[-1], 1, fan_in=widths[-1], bias=True, rng=rng)
 
-    def q(self, z: Tensor, proprio: Tensor, chunk: Tensor) -> Tensor:
-        """z (b, z), proprio (b, p), chunk (..., b, C, d) -> (heads, ..., b)."""
-        return self.at(z, proprio)(chunk)
+    def q(self, z: Tensor, proprio: Tensor, chunk: Tensor, centre: Tensor | None = None) -> Tensor:
+        """z (b, z), proprio (b, p), chunk (..., b, C, d), centre (b, C, d) -> (heads, ..., b)."""
+        return self.at(z, proprio, centre)(chunk)
 
-    def at(self, z: Tensor, proprio: Tensor) -> QFunction:
-        """Q of these states as a function of the chunk. The state's share of the first layer, most of the work, is
-        computed once here, however many candidates follow."""
+    def at(self, z: Tensor, proprio: Tensor, centre: Tensor | None = None) -> QFunction:
+        """Q of these states as a function of the chunk; `centre` (b, C, d), the base policy's mean chunk there, is needed
+        by a critic of residuals only. The state's share of the first layer, most of the work, is computed once here,
+        however many candidates follow."""
+        if centre is None and self.cfg.residual_unit is not None:
+            raise ConfigError("critic: it sees how far a chunk is from the base policy's, and was not given that")
         n, b = self.cfg.n_heads, z.shape[0]
         p = self.proprio(proprio.expand(n, -1, -1))  # (n, b, proprio_width)
         s = _norm(torch.cat([z.expand(n, -1, -1), p], -1))  # (n, b, z + proprio_width)
@@ -92,7 +105,7 @@ class CriticEnsemble(nn.Module):
                     f"got {tuple(chunk.shape)}"
                 )
             lead = chunk.shape[:-2]  # (..., b)
-            a = chunk.reshape(1, -1, math.prod(self.chunk_shape)).expand(n, -1, -1)  # (n, m b, C d)
+            a = self._seen(chunk, centre).reshape(1, -1, math.prod(self.chunk_shape)).expand(n, -1, -1)  # (n, m b, C d)
             h = self.action_layers[0](a).unflatten(1, (-1, b)) + h_state[:, None]  # (n, m, b, h_1)
             h = silu(_norm(h)).flatten(1, 2)  # (n, m b, h_1)
             for u, v in zip(self.state_layers[1:], self.action_layers[1:], strict=True):
@@ -100,6 +113,12 @@ class CriticEnsemble(nn.Module):
             return self.out(h).reshape(n, *lead)
 
         return q_fn
+
+    def _seen(self, chunk: Tensor, centre: Tensor | None) -> Tensor:
+        """What the heads see of a chunk, same shape."""
+        if self.cfg.residual_unit is not None and centre is not None:
+            chunk = (chunk - centre) / self.cfg.residual_unit
+        return chunk if self.cfg.dct_components is None else slow_part(chunk, self.cfg.dct_components)
 
 
 class ValueNet(nn.Module):
@@ -121,6 +140,14 @@ class ValueNet(nn.Module):
         for layer in self.layers:
             h = silu(_norm(layer(h)))
         return self.out(h)[0, :, 0]
+
+
+def slow_part(x: Tensor, components: int) -> Tensor:
+    """Orthogonal projection of (..., C, d) onto its first cosines over the C steps: no jitter from step to step."""
+    steps = torch.arange(x.shape[-2], device=x.device, dtype=x.dtype)
+    basis = torch.stack([torch.cos(torch.pi * (steps + 0.5) * k / len(steps)) for k in range(components)])  # (k, C)
+    basis = basis / torch.linalg.vector_norm(basis, dim=1, keepdim=True)
+    return basis.T @ (basis @ x)
 
 
 def _norm(x: Tensor) -> Tensor:

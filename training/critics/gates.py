@@ -72,7 +72,7 @@ def critic_gates(
         )
     proposals = batch.proposals.transpose(0, 1)  # (N, b, C, d)
     with torch.no_grad():
-        q_fn = critic.at(batch.z, batch.proprio)
+        q_fn = critic.at(batch.z, batch.proprio, batch.centre)
         q_data, q_proposals = q_fn(batch.chunk), q_fn(proposals)  # (heads, b), (heads, N, b)
     exact = copy.deepcopy(critic).double()
     gates = [
@@ -80,7 +80,9 @@ def critic_gates(
         global_direction(ascend(scaled(q_fn, q_std), proposals, space, cfg.ascent), proposals, cfg),
         return_error(q_data, batch.mc_return, cfg),
         return_ranking(q_data, batch.mc_return, cfg),
-        gradient_error(exact.at(batch.z.double(), batch.proprio.double()), batch.chunk.double(), cfg, rng),
+        gradient_error(
+            exact.at(batch.z.double(), batch.proprio.double(), batch.centre.double()), batch.chunk.double(), cfg, rng
+        ),
         gradient_ordering(scaled(q_fn, q_std), batch.chunk, cfg),
         own_action(q_fn, batch.chunk, cfg),
         head_disagreement(q_proposals, cfg),

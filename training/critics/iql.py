@@ -31,11 +31,11 @@ class IQL(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         del rng  # nothing is drawn
         with torch.no_grad():
-            q_bar = pool(target.q(batch.z, batch.proprio, batch.chunk), self.cfg.pessimism)  # (b,)
+            q_bar = pool(target.q(batch.z, batch.proprio, batch.chunk, batch.centre), self.cfg.pessimism)  # (b,)
             y = td_target(batch, self.value(batch.next_z, batch.next_proprio))  # (b,)
         v = self.value(batch.z, batch.proprio)  # (b,)
         value_loss = weighted_mean(expectile_loss(q_bar - v, self.cfg.expectile), batch.weight)
-        q = critic.q(batch.z, batch.proprio, batch.chunk)  # (heads, b)
+        q = critic.q(batch.z, batch.proprio, batch.chunk, batch.centre)  # (heads, b)
         loss = value_loss + td_loss(q, y, batch.weight)
         return loss, {
             "critic/loss": loss.detach(),

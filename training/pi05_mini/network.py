@@ -218,6 +218,9 @@ class ExpertLayer(nn.Module):
         return x + gate * self.mlp(y)
 
 
+MIN_TIME = 0.1  # the last flow step; below it the velocity would only amplify what is left of the noise
+
+
 class ActionExpert(nn.Module):
     """Velocity of the flow, given the prefix's keys and values."""
 
@@ -242,7 +245,8 @@ class ActionExpert(nn.Module):
         bias = attention_bias(torch.cat([mask, own], dim=1), y.dtype)
         for i, layer in enumerate(self.layers):
             y = layer(y, cond, keys[:, i], values[:, i], bias)
-        return self.action_out(self.norm(y, cond)[0])
+        clean = self.action_out(self.norm(y, cond)[0])
+        return (x - clean) / t.clamp(min=MIN_TIME)[:, None, None]
 
 
 def sinusoidal(t: Tensor, width: int, min_period: float = 4e-3, max_period: float = 4.0) -> Tensor:

@@ -24,17 +24,15 @@ from ..critics.objective import ChunkBatch
 from ..critics.sarsa import Sarsa, SarsaCfg
 from ..critics.space import CriticSpace
 from ..curves import plot
-from ..flow import sample
 from ..loop import Metrics, TrainCfg, train
 from ..pi05_mini.load import load_policy
 from ..pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from ..prefix_cache import PrefixCache, build, prefix_hash
+from ..proposals import base_proposals
 from .rlt import encode_cache, load_rlt
 from .sft import split_episodes, weights_hash
 
 Objective = CalQLCfg | IQLCfg | SarsaCfg
-
-SAMPLE_BATCH = 64
 
 CRITIC_TRAIN = TrainCfg(steps=2500, lr=3e-4, weight_decay=0.01, eval_every=500, final_lr=0.1)
 
@@ -52,15 +50,12 @@ class CriticStageCfg:
     out: Path
     """Folder of this run."""
     cache: Path = Path("runs/cache")
-    objective: Objective = field(default_factory=SarsaCfg)
+    objective: Objective = field(default_factory=lambda: SarsaCfg(monte_carlo=1.0))
     network: CriticCfg = field(default_factory=embedded_critic)
     discount: float = 0.99
     """Per control step."""
     stride: int = 2
     """Steps between the starts of chunks."""
-    proposals: int = 4
-    """Base-policy samples per state, for Cal-QL and the gates."""
-    proposal_flow_steps: int = 5
     batch_size: int = 256
     target_ema_rate: float = 0.005
     held_out: float = 0.1
@@ -161,24 +156,27 @@ def chunk_data(policy: PI05MiniPolicy, cache: PrefixCache, z: Tensor, cfg: Criti
     )
     state = torch.from_numpy(np.array(cache.state))
     proprio = policy.state_norm.normalise(state)
-    proposals = sample_proposals(policy, cache, rows, cfg)
-    next_chunk = _critic_chunk(policy, steps.next_actions, state[next_rows])
+    proposals = base_proposals(policy, cache)
+    centre = proposals.mean(1)
     # After a time limit the dataset has no next chunk: what the base policy would do there stands in.
-    cut_off = torch.from_numpy(steps.truncated)
-    if bool(cut_off.any()):
-        next_chunk[cut_off] = sample_proposals(policy, cache, next_rows[cut_off], cfg)[:, 0]
+    cut_off = torch.from_numpy(steps.truncated)[:, None, None]
+    next_chunk = torch.where(
+        cut_off, proposals[next_rows, 0], _critic_chunk(policy, steps.next_actions, state[next_rows])
+    )
     batch = ChunkBatch(
         z=z[rows],
         proprio=proprio[rows],
         chunk=_critic_chunk(policy, steps.actions, state[rows]),
+        centre=centre[rows],
         reward=_tensor(steps.reward),
         bootstrap=_tensor(cfg.discount**steps.n_steps),
         terminated=torch.from_numpy(steps.terminated),
         next_z=z[next_rows],
         next_proprio=proprio[next_rows],
         next_chunk=next_chunk,
+        next_centre=centre[next_rows],
         mc_return=_tensor(steps.mc_return),
-        proposals=proposals,
+        proposals=proposals[rows],
         weight=_tensor(steps.weight),
     )
     _, held_out = split_episodes(cache.episodes, cfg.held_out)
@@ -198,20 +196,6 @@ def _critic_chunk(policy: PI05MiniPolicy, actions: np.ndarray, state: Tensor) ->
 
 def _tensor(x: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(x, dtype=np.float32))
-
-
-@torch.inference_mode()
-def sample_proposals(policy: PI05MiniPolicy, cache: PrefixCache, rows: Tensor, cfg: CriticStageCfg) -> Tensor:
-    """(n, proposals, C, d) base-policy chunks in critic space."""
-    rng = Generator().manual_seed(cfg.train.seed)
-    out = []
-    for part in rows.split(SAMPLE_BATCH):
-        ctx = cache.context(part).repeat_interleave(cfg.proposals)
-        noise = torch.randn(len(ctx), policy.chunk_size, policy.action_dim, generator=rng)
-        x = sample(policy, ctx, noise, flow_steps=cfg.proposal_flow_steps)
-        chunk = x[:, : policy.n_action_steps, : policy.real_dim]
-        out.append(chunk.unflatten(0, (len(part), cfg.proposals)))
-    return torch.cat(out).clone()
 
 
 class CriticStage:
@@ -246,7 +230,7 @@ class CriticStage:
     def evaluate(self) -> Metrics:
         """Error and correlation with the return on held-out episodes."""
         b = self._held_out
-        q = self.critic.q(b.z, b.proprio, b.chunk).mean(0)
+        q = self.critic.q(b.z, b.proprio, b.chunk, b.centre).mean(0)
         return {
             "held_out/return_error": float((q - b.mc_return).abs().mean()),
             "held_out/correlation": float(torch.corrcoef(torch.stack([q, b.mc_return]))[0, 1]),

@@ -22,6 +22,7 @@ from ..loop import Metrics, TrainCfg, train
 from ..pi05_mini.load import load_policy
 from ..pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from ..prefix_cache import PrefixCache, build, prefix_hash
+from ..proposals import base_proposals
 from .critic import Critic, load_critic, load_gates
 from .rlt import encode_cache, load_rlt
 from .sft import split_episodes, weights_hash
@@ -95,6 +96,7 @@ class QVGMStage:
     ) -> None:
         self._policy, self._critic, self._cfg = policy, critic, cfg
         self._caches, self._zs = caches, zs
+        self._centres = [base_proposals(policy, c).mean(1) for c in caches]
         base = frozen_copy(policy)
         policy.requires_grad_(False)
         policy.expert.requires_grad_(True)
@@ -129,7 +131,8 @@ class QVGMStage:
     def _true_q(self, which: int, rows: np.ndarray, state: Tensor) -> QFunction:
         """The critic at these states, in units of its standard deviation."""
         proprio = self._policy.state_norm.normalise(state)
-        q_fn = self._critic.ensemble.at(self._zs[which][torch.from_numpy(rows)], proprio)
+        index = torch.from_numpy(rows)
+        q_fn = self._critic.ensemble.at(self._zs[which][index], proprio, self._centres[which][index])
         return scaled(q_fn, self._critic.q_std)
 
     def _constant(self) -> Tensor:
