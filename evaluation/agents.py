@@ -8,9 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from ..robot.kinematics import Kinematics
+from ..robot.types import Floats
 from ..training import run
 from ..training.critics.ascent import AscentCfg, embedded_ascent
 from ..training.critics.qfunction import QFunction, scaled
@@ -67,32 +70,46 @@ class Plain:
 
 @dataclass(frozen=True)
 class Exploring:
-    """The checkpoint, but in some chunks the gripper is held open, or closed, from a random step on.
+    """The checkpoint, with some chunks bent so that the tool ends up a little elsewhere.
 
     A policy that does nearly the same in the same state teaches a critic nothing about what else could be done there.
     """
 
     checkpoint: Path
-    probability: float = 0.3  # that a chunk is changed; the others are the policy's own
+    offset_std_m: float  # per axis, of where the tool is when the chunk has been executed
+    probability: float = 0.5  # that a chunk is bent; the others are the policy's own
     flow_steps: int = 10
 
     def load(self) -> LoadedAgent:
         policy = load_policy(self.checkpoint)
         plain = plain_sampler(policy, self.flow_steps)
+        kinematics = Kinematics(np.zeros(policy.real_dim - 1))  # the posture is for inverse kinematics only
 
         def draw(ctx: Context, rng: Generator) -> Tensor:
             x = plain(ctx, rng)
-            changes, opens = (torch.rand(2, generator=rng) < torch.tensor([self.probability, 0.5])).tolist()
-            first = int(torch.randint(policy.n_action_steps, (), generator=rng))
-            if changes:
-                x[:, first:, policy.real_dim - 1] = 1.0 if opens else -1.0
-            return x
+            bends = float(torch.rand((), generator=rng)) < self.probability
+            offset_m = self.offset_std_m * torch.randn(3, generator=rng).double().numpy()
+            if not bends:
+                return x
+            actions = policy.from_flow(x, ctx.state)[0].double().numpy()
+            bent = bend(actions, offset_m, policy.n_action_steps, kinematics)
+            return policy.to_flow(torch.from_numpy(bent).float()[None], ctx.state)
 
         return LoadedAgent(policy, draw)
 
     @property
     def fingerprint(self) -> str:
-        return f"exploring {self.probability} {weights_hash(self.checkpoint)} flow_steps={self.flow_steps}"
+        settings = f"{self.offset_std_m} m with {self.probability}"
+        return f"exploring {settings} {weights_hash(self.checkpoint)} flow_steps={self.flow_steps}"
+
+
+def bend(actions: Floats, offset_m: Floats, n_steps: int, kinematics: Kinematics) -> Floats:
+    """Joint targets and gripper (h, 8) with the tool displaced by `offset_m` (3,) after `n_steps`, in proportion before,
+    and by as much afterwards."""
+    ramp = np.minimum(np.arange(1, len(actions) + 1) / n_steps, 1.0)
+    bent = actions.copy()
+    bent[:, :-1] += ramp[:, None] * kinematics.shift(actions[n_steps - 1, :-1], offset_m)
+    return bent
 
 
 @dataclass(frozen=True)

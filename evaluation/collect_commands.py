@@ -49,8 +49,8 @@ def rollouts(
     policy: Path,
     out: Path,
     tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
-    episodes: int = 150,
-    exploration: float = 0.0,
+    episodes: int = 300,
+    exploration: float = 0.015,
     repetition: int = 0,
     image_size: tuple[int, int] = (128, 96),
     workers: int = 2,
@@ -63,7 +63,8 @@ def rollouts(
         out: LeRobot dataset to make, or to go on with.
         tasks: What to try.
         episodes: Attempts per task; failures are kept, they are what the critic learns from.
-        exploration: Standard deviation of a random joint offset per chunk, in normalised action units; 0 for none.
+        exploration: Standard deviation per axis, m, of where the tool is moved to in every other chunk; 0 for none. A
+            policy that never does anything else teaches its critic nothing.
         repetition: Which of the ten independent sets of seeds.
         image_size: Width and height of the recorded images, px.
         workers: Episodes simulated at a time.

@@ -22,7 +22,7 @@ from ..training.stages.qvgm import QVGM_TRAIN, QVGMStageCfg, run_qvgm
 from ..training.stages.rlt import RLT_TRAIN, RLTStageCfg, run_rlt
 from ..training.stages.sft import SFT_TRAIN, SFTCfg, run_sft
 from ..training.summary import show
-from .agents import AnyAgent, Plain, QGuidance, QSelection
+from .agents import AnyAgent, Exploring, Plain, QGuidance, QSelection
 from .collect_commands import interleaved
 from .commands import show_study
 from .registration import TrialRequest
@@ -40,7 +40,8 @@ class Plan:
 
     out: Path
     demos: int = 4
-    rollouts: int = 150
+    rollouts: int = 300
+    exploration_m: float = 0.015
     trials: int = 50
     repetition: int = 0
     workers: int = 2
@@ -107,9 +108,11 @@ def run_loop(plan: Plan) -> None:
         sft = SFTCfg(out / "demos", out / "sft", cache=cache, train=plan.sft)
         show("sft", sft.out, run_sft(sft), console)
 
-    with _step(console, "3/7  rollouts", f"{plan.rollouts} attempts of the SFT policy per task, labelled by the twin"):
+    with _step(console, "3/7  rollouts", f"{plan.rollouts} attempts of the SFT policy per task, exploring"):
         jobs = interleaved("rollouts", tasks, plan.rollouts, plan.repetition)
-        collect(rig, jobs, AgentFactory(Plain(sft.out)), out / "rollouts", CollectCfg(plan.workers))
+        collect(
+            rig, jobs, AgentFactory(Exploring(sft.out, plan.exploration_m)), out / "rollouts", CollectCfg(plan.workers)
+        )
 
     with _step(console, "4/7  RL token", "one vector that says what the frozen prefix said"):
         rlt = RLTStageCfg((out / "rollouts", out / "demos"), out / "rlt", policy=sft.out, cache=cache, train=plan.rlt)

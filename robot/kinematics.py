@@ -1,6 +1,7 @@
 """Forward and differential inverse kinematics of the arm, through mink on the arm-only MuJoCo model."""
 
 import mink
+import mujoco
 import numpy as np
 
 from .geometry import pose
@@ -31,6 +32,16 @@ class Kinematics:
         self._configuration.update(q)
         site = self._configuration.data.site(TCP_SITE)
         return pose(site.xpos, site.xmat.reshape(3, 3))
+
+    def shift(self, q: Floats, offset_m: Floats) -> Floats:
+        """(7,) rad: to first order the smallest joint motion from `q` that moves the tool by `offset_m` (3,) in base axes
+        without turning it."""
+        self._configuration.update(q)
+        jacobian = np.zeros((6, len(q)))
+        site = self._model.site(TCP_SITE).id
+        mujoco.mj_jacSite(self._model, self._configuration.data, jacobian[:3], jacobian[3:], site)
+        motion = np.linalg.lstsq(jacobian, np.concatenate([offset_m, np.zeros(3)]), rcond=1e-2)[0]
+        return np.asarray(motion, dtype=np.float64)
 
     def inverse(self, X_BE: Floats, q: Floats, *, iterations: int = 8) -> Floats:
         """Joint vector near `q` whose tool pose is closest to `X_BE` inside the joint limits.

@@ -152,7 +152,7 @@ def test_clipping_scales_long_gradients_only() -> None:
 
 
 def residual_critic(rng: torch.Generator, dct_components: int | None = None) -> CriticEnsemble:
-    cfg = CriticCfg(4, (32, 32), proprio_width=8, residual_unit=0.1, dct_components=dct_components)
+    cfg = CriticCfg(4, (32, 32), proprio_width=8, residual=True, dct_components=dct_components)
     critic = CriticEnsemble(cfg, z_dim=6, proprio_dim=4, chunk_shape=(3, 2), rng=rng)
     for layer in layers(critic.action_layers):
         nn.init.normal_(layer.weight, generator=rng)
@@ -167,8 +167,17 @@ def test_a_residual_critic_sees_only_the_distance_from_the_centre(rng: torch.Gen
     assert not torch.allclose(q, critic.q(batch.z, batch.proprio, batch.chunk, batch.centre + shift), atol=1e-2)
 
 
+def test_residuals_are_measured_in_their_spread_over_the_data(rng: torch.Generator, make_batch: MakeBatch) -> None:
+    critic, batch = residual_critic(rng), make_batch()
+    stretched = batch.centre + (batch.chunk - batch.centre) * torch.tensor([0.01, 20.0])
+    critic.fit_residual(batch.chunk, batch.centre)
+    before = critic.q(batch.z, batch.proprio, batch.chunk, batch.centre)
+    critic.fit_residual(stretched, batch.centre)
+    assert torch.allclose(critic.q(batch.z, batch.proprio, stretched, batch.centre), before, atol=1e-4)
+
+
 def test_a_fresh_residual_critic_has_no_opinion_about_actions(rng: torch.Generator, make_batch: MakeBatch) -> None:
-    cfg = CriticCfg(4, (32, 32), proprio_width=8, residual_unit=0.1)
+    cfg = CriticCfg(4, (32, 32), proprio_width=8, residual=True)
     critic, batch = CriticEnsemble(cfg, z_dim=6, proprio_dim=4, chunk_shape=(3, 2), rng=rng), make_batch()
     q = critic.q(batch.z, batch.proprio, batch.chunk, batch.centre)
     assert torch.equal(q, critic.q(batch.z, batch.proprio, batch.chunk + 1, batch.centre))

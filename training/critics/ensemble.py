@@ -28,7 +28,7 @@ class CriticCfg:
     n_heads: int = 5  # independent critics; 2 suffice for TD, 5 to 10 give a usable disagreement
     hidden: tuple[int, ...] = (1024, 512)  # widths of the hidden layers
     proprio_width: int = 256  # width of W_p p, so that 8 joints are not drowned by the RL token
-    residual_unit: float | None = None  # what heads see of a chunk: None, all of it; else chunk - centre in this unit
+    residual: bool = False  # heads see not the chunk, but how far it is from the base policy's, in `residual_std`
     dct_components: int | None = None  # and of that only so many slow cosines over the steps; None: all
 
 
@@ -39,7 +39,7 @@ def embedded_critic() -> CriticCfg:
     a whole unit apart: heads that see the chunk itself would have to learn the policy before they could learn what is
     better. So they see how far it is from the policy's own, and of that not the jitter from step to step.
     """
-    return CriticCfg(hidden=(256, 256), proprio_width=64, residual_unit=0.05, dct_components=2)
+    return CriticCfg(hidden=(256, 256), proprio_width=64, residual=True, dct_components=2)
 
 
 class HeadLinear(nn.Module):
@@ -78,10 +78,18 @@ class CriticEnsemble(nn.Module):
             fan_in = n_in + action  # one layer on the concatenation [h ; a]
             self.state_layers.append(HeadLinear(n, n_in, n_out, fan_in=fan_in, bias=True, rng=rng))
             injection = HeadLinear(n, action, n_out, fan_in=fan_in, bias=False, rng=rng)
-            if cfg.residual_unit is not None:  # what the data never shows must not get a slope by chance
+            if cfg.residual:  # what the data never shows must not get a slope by chance
                 nn.init.zeros_(injection.weight)
             self.action_layers.append(injection)
         self.out = HeadLinear(n, widths[-1], 1, fan_in=widths[-1], bias=True, rng=rng)
+        self.residual_std: Tensor
+        if cfg.residual:
+            self.register_buffer("residual_std", torch.ones(chunk_shape[1]))
+
+    def fit_residual(self, chunk: Tensor, centre: Tensor) -> None:
+        """Take the unit of every dim from data: chunks (n, C, d) and the base policy's (n, C, d)."""
+        if self.cfg.residual:
+            self.residual_std.copy_((chunk - centre).square().mean((0, 1)).sqrt().clamp(min=1e-3))
 
     def q(self, z: Tensor, proprio: Tensor, chunk: Tensor, centre: Tensor | None = None) -> Tensor:
         """z (b, z), proprio (b, p), chunk (..., b, C, d), centre (b, C, d) -> (heads, ..., b)."""
@@ -91,7 +99,7 @@ class CriticEnsemble(nn.Module):
         """Q of these states as a function of the chunk; `centre` (b, C, d), the base policy's mean chunk there, is needed
         by a critic of residuals only. The state's share of the first layer, most of the work, is computed once here,
         however many candidates follow."""
-        if centre is None and self.cfg.residual_unit is not None:
+        if centre is None and self.cfg.residual:
             raise ConfigError("critic: it sees how far a chunk is from the base policy's, and was not given that")
         n, b = self.cfg.n_heads, z.shape[0]
         p = self.proprio(proprio.expand(n, -1, -1))  # (n, b, proprio_width)
@@ -116,8 +124,8 @@ class CriticEnsemble(nn.Module):
 
     def _seen(self, chunk: Tensor, centre: Tensor | None) -> Tensor:
         """What the heads see of a chunk, same shape."""
-        if self.cfg.residual_unit is not None and centre is not None:
-            chunk = (chunk - centre) / self.cfg.residual_unit
+        if self.cfg.residual and centre is not None:
+            chunk = (chunk - centre) / self.residual_std
         return chunk if self.cfg.dct_components is None else slow_part(chunk, self.cfg.dct_components)
 
 

@@ -54,8 +54,10 @@ class CriticStageCfg:
     network: CriticCfg = field(default_factory=embedded_critic)
     discount: float = 0.99
     """Per control step."""
-    stride: int = 2
-    """Steps between the starts of chunks."""
+    stride: int = 8
+    """Steps between the starts of chunks: as many as the policy executed of each. A chunk that starts in the middle of
+    one holds actions that were decided later, on images that the critic's state does not show, and Q would take what
+    the policy saw for what the action did."""
     batch_size: int = 256
     target_ema_rate: float = 0.005
     held_out: float = 0.1
@@ -211,6 +213,7 @@ class CriticStage:
         rng = Generator().manual_seed(cfg.train.seed)
         shape = {"z_dim": b.z.shape[1], "proprio_dim": b.proprio.shape[1]}
         self.critic = CriticEnsemble(cfg.network, **shape, chunk_shape=(b.chunk.shape[1], b.chunk.shape[2]), rng=rng)
+        self.critic.fit_residual(b.chunk, b.centre)
         self._target = frozen_copy(self.critic)
         self._objective = make_objective(cfg, self.space, shape, rng)
         # The target network is in the module so that a resumed run finds it again.

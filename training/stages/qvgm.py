@@ -45,7 +45,8 @@ class QVGMStageCfg:
     out: Path
     """Folder of this run."""
     cache: Path = Path("runs/cache")
-    stride: int = 2
+    stride: int = 8
+    """Every n-th frame: the states in which the policy had to decide."""
     control: Literal["none", "no-op", "constant-direction"] = "none"
     """Train on a critic that must not help, instead of the real one."""
     ignore_gates: bool = False

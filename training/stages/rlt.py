@@ -37,8 +37,8 @@ class RLTStageCfg:
     policy: Path = SHIPPED
     """Any checkpoint with the frozen prefix in question."""
     cache: Path = Path("runs/cache")
-    stride: int = 2
-    """Every n-th frame."""
+    stride: int = 8
+    """Every n-th frame; as the critic's, to share its cache."""
     batch_size: int = 48
     held_out: float = 0.1
     """Share of episodes for held-out scores and probes."""
