@@ -1,15 +1,19 @@
 """`armflow data ...`."""
 
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
 from .commit import commit_spool
 from .episodes import dataset_hash, open_dataset
 
+DatasetFolder = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
 
-def view(dataset: Path, /, episode: int = 0, save: Path | None = None) -> None:
+
+def view(dataset: DatasetFolder, /, episode: int = 0, save: Path | None = None) -> None:
     """Replay an episode in Rerun.
 
     Args:
@@ -24,7 +28,7 @@ def view(dataset: Path, /, episode: int = 0, save: Path | None = None) -> None:
         Console().print(f"wrote {save}; open it with `rerun {save}`")
 
 
-def info(dataset: Path, /) -> None:
+def info(dataset: DatasetFolder, /) -> None:
     """What a dataset holds: episodes and outcomes per instruction, and its content hash.
 
     Args:
@@ -43,7 +47,7 @@ def info(dataset: Path, /) -> None:
     console.print(f"{found.schema.fps} fps, cameras {', '.join(found.schema.cameras)}, hash {dataset_hash(dataset)}")
 
 
-def commit(spool: Path, dataset: Path, /) -> None:
+def commit(spool: Annotated[Path, tyro.conf.arg(metavar="SPOOL")], dataset: DatasetFolder, /) -> None:
     """Append finished recordings to a dataset, as a session does by itself.
 
     Args:

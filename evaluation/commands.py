@@ -1,8 +1,10 @@
 """`armflow eval ...`."""
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from rich.console import Console
 
 from ..robot.rig import DEFAULT_RIG, load_rig
@@ -18,8 +20,8 @@ from .wording import conclusions
 
 
 def compare(
-    a: Path,
-    b: Path,
+    a: Annotated[Path, tyro.conf.arg(metavar="A")],
+    b: Annotated[Path, tyro.conf.arg(metavar="B")],
     /,
     out: Path | None = None,
     critic: Path | None = None,
@@ -62,7 +64,7 @@ def compare(
     show_study(study)
 
 
-def report(folder: Path, /) -> None:
+def report(folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER")], /) -> None:
     """Write the report of a study again, finished or not.
 
     Args:

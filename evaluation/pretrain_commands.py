@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 
 from ..robot.rig import DEFAULT_RIG, load_rig
@@ -32,9 +34,10 @@ class PretrainRun:
     score_episodes: int = 100
     """Episodes per line of the card."""
     rig: Path = DEFAULT_RIG
+    """Rig file."""
 
 
-def pretrain(cfg: PretrainRun) -> None:
+def pretrain(cfg: Annotated[PretrainRun, tyro.conf.arg(name="")]) -> None:
     """Train pi05-mini from scratch on scripted multi-task data in the twin, and write weights and card.
 
     The shipped weights keep the vision-language part alone: their action expert is fresh, as pi0.5's is after its

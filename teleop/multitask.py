@@ -31,7 +31,9 @@ class MultitaskCfg:
     """How much scripted data, and how it is sampled."""
 
     episodes: int = 5000
+    """Scripted episodes."""
     episodes_per_shard: int = 100
+    """Episodes per file; an interrupted run goes on with the next file."""
     frame_stride: int = 2
     """Every n-th frame is kept, with a random phase per episode."""
     horizon: int = 16
@@ -41,6 +43,7 @@ class MultitaskCfg:
     miss_rate: float = 0.15
     """Share of episodes with a deliberate first miss; the miss itself is masked."""
     first_seed: int = 0
+    """Seed of the first episode; the others follow."""
 
 
 def generate(rig: Rig, out: Path, cfg: MultitaskCfg, workers: int) -> list[Path]:

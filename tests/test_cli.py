@@ -1,5 +1,6 @@
 """The command as a user meets it: help, mistakes, and how much is loaded for them."""
 
+import functools
 import importlib
 import inspect
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+import tyro
 from armflow import __version__, cli
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -104,15 +106,37 @@ def test_help_of_a_group_names_its_subcommands(group: str, helped: Callable[...,
 def test_help_of_a_command_describes_its_options(
     command: list[str], function: Callable[..., Any], helped: Callable[..., str]
 ) -> None:
-    """All of them, or of a big configuration at least those that have to be given."""
     found = options(helped(*command))
-    parameters = inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters.values()
     if any(is_dataclass(kind) for kind in get_type_hints(function).values()):
         assert len(found) > 3
-        found = {name: says for name, says in found.items() if says.endswith("(required)")}
     else:
-        assert {f"--{name.replace('_', '-')}" for name in parameters} == set(found) - {"--help"}
+        named = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+        assert {f"--{name.replace('_', '-')}" for name in named} == set(found) - {"--help"}
     assert not [name for name, says in found.items() if not is_described(says)]
+
+
+def readme_commands() -> list[list[str]]:
+    """Every `armflow ...` line of the README's code blocks, its comment cut off."""
+    blocks = re.findall(r"```\n(.*?)```", (Path(cli.__file__).parent / "README.md").read_text(), re.DOTALL)
+    lines = [line.partition("#")[0].split() for block in blocks for line in block.splitlines()]
+    return [line[1:] for line in lines if line[:1] == ["armflow"]]
+
+
+@pytest.mark.parametrize("arguments", readme_commands(), ids=" ".join)
+def test_what_the_readme_says_to_type_is_understood(arguments: list[str]) -> None:
+    """Parsed as typed, without being run."""
+    group, *rest = arguments
+    commands = importlib.import_module(f"armflow.{cli.GROUPS[group][0]}").COMMANDS
+    function = commands if callable(commands) else commands[rest.pop(0)]
+    parsed: list[inspect.BoundArguments] = []
+
+    @functools.wraps(function)
+    def listen(*args: Any, **kwargs: Any) -> None:
+        parsed.append(inspect.signature(function).bind(*args, **kwargs))
+
+    tyro.cli(listen, args=rest)
+    assert parsed
 
 
 # --- mistakes
@@ -146,7 +170,8 @@ def test_a_command_that_does_not_exist_gets_the_ones_that_do() -> None:
         (["twin", "render", "--task", "fold_towel"], "pick_peach"),
         (["twin", "render", "--seed", "one"], "--seed"),
         (["twin", "render", "--colour", "red"], "--colour"),
-        (["data", "info"], "--dataset"),
+        (["data", "info"], "DATASET"),
+        (["eval", "compare", "only_one"], "B"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named_without_a_traceback(

@@ -51,15 +51,19 @@ class TrainCfg:
     final_lr: float = 0.1
     """Learning rate at the end of the cosine, relative to the peak."""
     weight_decay: float = 0.01
+    """Of AdamW."""
     clip_norm: float = 1.0
     """Global gradient norm limit."""
     ema_rate: float = 0.0
     """Share of the new weights in each update of the averaged ones that are kept in the end; 0 keeps the last."""
     eval_every: int = 500
+    """Steps between held-out scores."""
     save_every: int = 500
+    """Steps between saves, from which an interrupted run goes on."""
     bf16: bool = False
     """Run the forward pass in bfloat16 (losses stay in fp32)."""
     seed: int = 0
+    """Of weights, batches and noise."""
 
 
 def train(stage: Stage, cfg: TrainCfg, out: Path) -> Metrics:

@@ -37,9 +37,11 @@ class PretrainCfg:
     noises: int = 4
     """Noisy chunks per observation: the expert is cheap, the prefix is not."""
     grounding_weight: float = 0.5
+    """Weight of the loss that asks where things are, beside the flow-matching loss."""
     word_drop: float = 0.1
     """Chance that a word is read as unknown, so that new words do not stop the policy."""
     held_out_shards: int = 1
+    """Files whose loss is only watched."""
 
 
 class PretrainData:

@@ -22,7 +22,7 @@ class RLTCfg:
 
     width: int = 2048  # of z_rl and of both transformers
     n_layers: int = 2  # of the encoder, and of the decoder
-    n_heads: int = 8
+    n_heads: int = 8  # of attention
     max_tokens: int = 1024  # longest prefix, padding included
     hidden_teacher: float = 0.0  # share of the decoder's input tokens blanked in training: above 0 it must read z_rl
 

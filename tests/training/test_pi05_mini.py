@@ -4,10 +4,12 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from armflow.robot.errors import CheckpointError, MissingStats, SchemaMismatch
+from armflow.training.flow import sample
 from armflow.training.pi05_mini.configuration_pi05_mini import PI05MiniConfig
 from armflow.training.pi05_mini.load import SHIPPED, load_policy
 from armflow.training.pi05_mini.modeling_pi05_mini import PI05MiniPolicy
@@ -15,6 +17,7 @@ from armflow.training.pi05_mini.network import Attention, attention_bias
 from armflow.training.pi05_mini.normaliser import QuantileNormaliser
 from armflow.training.pi05_mini.tokenizer import UNKNOWN, WordTokenizer
 from armflow.training.policy import ObsBatch
+from armflow.training.pretrain import with_fresh_expert
 
 B = 3
 
@@ -52,14 +55,18 @@ print("LOADED", type(policy).__name__, float(sum(p.double().sum() for p in polic
     assert f"LOADED PI05MiniPolicy {total}" in out
 
 
-def test_a_reloaded_policy_acts_the_same(policy: PI05MiniPolicy, tmp_path: Path) -> None:
-    policy.save_pretrained(tmp_path)
-    batch = {
-        "observation.images.head": torch.rand(1, 3, 480, 640),
+def lerobot_batch(head_size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "observation.images.head": torch.rand(1, 3, *head_size),
         "observation.images.front": torch.rand(1, 3, 96, 128),
         "observation.state": torch.zeros(1, 8),
         "task": ["put the ball"],
     }
+
+
+def test_a_reloaded_policy_acts_the_same(policy: PI05MiniPolicy, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path)
+    batch = lerobot_batch((480, 640))
     noise = torch.randn(1, 16, 8)
     ours = policy.predict_action_chunk(batch, noise=noise)
     assert torch.equal(ours, load_policy(tmp_path).predict_action_chunk(batch, noise=noise))
@@ -167,12 +174,7 @@ def test_attention_is_scaled_dot_product_attention_with_one_key_for_all_heads() 
 
 
 def test_the_queue_executes_a_chunk_step_by_step_and_is_cleared(policy: PI05MiniPolicy) -> None:
-    batch = {
-        "observation.images.head": torch.rand(1, 3, 96, 128),
-        "observation.images.front": torch.rand(1, 3, 96, 128),
-        "observation.state": torch.zeros(1, 8),
-        "task": ["put the ball"],
-    }
+    batch = lerobot_batch((96, 128))
     noise = torch.randn(1, 16, 8)
     chunk = policy.predict_action_chunk(batch, noise=noise)
     for i in range(policy.n_action_steps):
@@ -187,3 +189,13 @@ def test_the_shipped_weights_are_small_and_complete() -> None:
     assert (SHIPPED / "model.safetensors").stat().st_size <= 16e6
     assert (SHIPPED / "README.md").exists(), "the card"
     assert load_policy(SHIPPED).config.cameras == ("head", "front")
+
+
+@pytest.mark.parametrize("flow_steps", [5, 10])
+def test_no_noise_is_left_in_the_chunk(flow_steps: int, policy: PI05MiniPolicy) -> None:
+    """The expert predicts the clean chunk; a fresh one predicts zeros, whatever the noise."""
+    fresh = with_fresh_expert(policy, seed=0)
+    with torch.no_grad():
+        ctx = fresh.encode(fresh.obs_batch(lerobot_batch((96, 128))))
+        x = sample(fresh, ctx, torch.randn(1, 16, 8), flow_steps=flow_steps)
+    assert x.abs().max() < 1e-5

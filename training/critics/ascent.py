@@ -17,7 +17,7 @@ from .space import CriticSpace
 class AscentCfg:
     """J steps A <- Proj[A + step_size clip_G(grad Q)]; the chunk moves at most J * step_size * grad_clip."""
 
-    ascent_steps: int = 5  # J
+    ascent_steps: int = 5  # J, steps uphill
     step_size: float = 0.02  # normalised action units per unit of clipped gradient; 0 leaves every chunk alone
     grad_clip: float = 1.0  # G, L2 norm over the executed chunk; far below the usual norm, every step has length G
     pessimism: float = 0.0  # rho: what is climbed and compared is mean - rho std over heads

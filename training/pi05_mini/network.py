@@ -218,11 +218,15 @@ class ExpertLayer(nn.Module):
         return x + gate * self.mlp(y)
 
 
-MIN_TIME = 0.1  # the last flow step; below it the velocity would only amplify what is left of the noise
+MIN_TIME = 0.1  # t of the last of 10 flow steps; nothing asks for the velocity below it
 
 
 class ActionExpert(nn.Module):
-    """Velocity of the flow, given the prefix's keys and values."""
+    """Velocity of the flow, given the prefix's keys and values.
+
+    Inside it predicts the clean chunk A, and v = (x - A) / t: the last step of the flow then ends on A itself. A network
+    that predicts v has to let the noise pass through to subtract it, and what it loses there jitters in every action.
+    """
 
     def __init__(self, cfg: NetworkCfg) -> None:
         super().__init__()

@@ -50,6 +50,7 @@ class CriticStageCfg:
     out: Path
     """Folder of this run."""
     cache: Path = Path("runs/cache")
+    """Where prefix outputs are kept."""
     objective: Objective = field(default_factory=lambda: SarsaCfg(monte_carlo=1.0))
     network: CriticCfg = field(default_factory=embedded_critic)
     discount: float = 0.99
@@ -59,7 +60,9 @@ class CriticStageCfg:
     one holds actions that were decided later, on images that the critic's state does not show, and Q would take what
     the policy saw for what the action did."""
     batch_size: int = 256
+    """Chunks per step."""
     target_ema_rate: float = 0.005
+    """Share of the critic's weights that its target takes over in every step."""
     held_out: float = 0.1
     """Share of episodes for held-out scores and gates."""
     gates: GateCfg = field(default_factory=lambda: GateCfg(ascent=embedded_ascent()))

@@ -45,6 +45,7 @@ class QVGMStageCfg:
     out: Path
     """Folder of this run."""
     cache: Path = Path("runs/cache")
+    """Where prefix outputs are kept."""
     stride: int = 8
     """Every n-th frame: the states in which the policy had to decide."""
     control: Literal["none", "no-op", "constant-direction"] = "none"
@@ -55,6 +56,7 @@ class QVGMStageCfg:
     batch_size: int = 64
     """States per step."""
     held_out: float = 0.1
+    """Share of episodes whose displacement and Q gain are only watched."""
     train: TrainCfg = QVGM_TRAIN
 
 

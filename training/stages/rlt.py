@@ -37,9 +37,11 @@ class RLTStageCfg:
     policy: Path = SHIPPED
     """Any checkpoint with the frozen prefix in question."""
     cache: Path = Path("runs/cache")
+    """Where prefix outputs are kept."""
     stride: int = 8
     """Every n-th frame; as the critic's, to share its cache."""
     batch_size: int = 48
+    """Frames per step."""
     held_out: float = 0.1
     """Share of episodes for held-out scores and probes."""
     discount: float = 0.98
