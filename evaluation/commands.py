@@ -11,6 +11,7 @@ from ..robot.rig import DEFAULT_RIG, load_rig
 from ..robot.seeds import Purpose, seeds
 from .agents import AnyAgent, Plain, QGuidance, QSelection
 from .collect_commands import TaskName
+from .critic_trial import try_critic
 from .registration import TrialRequest
 from .study import Study, report_study, run_study
 from .table import rich_table
@@ -64,6 +65,36 @@ def compare(
     show_study(study)
 
 
+def critic(
+    policy: Annotated[Path, tyro.conf.arg(metavar="POLICY")],
+    critic: Annotated[Path, tyro.conf.arg(metavar="CRITIC")],
+    /,
+    tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
+    trials: int = 50,
+    repetition: int = 0,
+    image_size: tuple[int, int] = (128, 96),
+    workers: int = 2,
+    rig: Path = DEFAULT_RIG,
+) -> None:
+    """Ask a critic's last gate: does best-of-N with it beat its policy in paired trials on tuning seeds?
+
+    Args:
+        policy: The checkpoint that the critic judges, or the folder of the stage that made it.
+        critic: Folder of the trained critic; the verdict is added to its gates.
+        tasks: What to try.
+        trials: Trials per task, each with and without the critic.
+        repetition: Which of the ten independent sets of seeds.
+        image_size: Width and height of what the policy sees, px.
+        workers: Trials at a time.
+        rig: Rig file.
+    """
+    cell = load_rig(rig).with_image_size(*image_size)
+    gates = try_critic(
+        cell, policy, critic, tasks, trials=trials, repetition=repetition, workers=workers, console=Console()
+    )
+    Console().print(str(gates))
+
+
 def report(folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER")], /) -> None:
     """Write the report of a study again, finished or not.
 
@@ -82,4 +113,4 @@ def show_study(study: Study) -> None:
     console.print(f"report: {study.report}", soft_wrap=True)
 
 
-COMMANDS = {"compare": compare, "report": report}
+COMMANDS = {"compare": compare, "critic": critic, "report": report}

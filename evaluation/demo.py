@@ -25,6 +25,7 @@ from ..training.summary import show
 from .agents import AnyAgent, Exploring, Plain, QGuidance, QSelection
 from .collect_commands import interleaved
 from .commands import show_study
+from .critic_trial import try_critic
 from .registration import TrialRequest
 from .report import Extra
 from .study import run_study
@@ -42,6 +43,7 @@ class Plan:
     demos: int = 4
     rollouts: int = 300
     exploration_m: float = 0.015
+    critic_trials: int = 50
     trials: int = 50
     repetition: int = 0
     workers: int = 2
@@ -58,6 +60,7 @@ def quick(plan: Plan) -> Plan:
         plan,
         demos=2,
         rollouts=8,
+        critic_trials=2,
         trials=4,
         sft=replace(plan.sft, steps=200),
         rlt=replace(plan.rlt, steps=30),
@@ -118,10 +121,14 @@ def run_loop(plan: Plan) -> None:
         rlt = RLTStageCfg((out / "rollouts", out / "demos"), out / "rlt", policy=sft.out, cache=cache, train=plan.rlt)
         show("rlt", rlt.out, run_rlt(rlt), console)
 
-    with _step(console, "5/7  critic", "the value of action chunks, from the rollouts"):
+    with _step(console, "5/7  critic", "the value of action chunks, from the rollouts, and whether it can be trusted"):
         critic = CriticStageCfg((out / "rollouts",), sft.out, rlt.out, out / "critic", cache=cache, train=plan.critic)
         show("critic", critic.out, run_critic(critic), console)
-        console.print(str(load_gates(critic.out)))
+        gates = try_critic(
+            rig, sft.out, critic.out, tasks, trials=plan.critic_trials, repetition=plan.repetition,
+            workers=plan.workers, console=console,
+        )  # fmt: skip
+        console.print(str(gates))
 
     with _step(console, "6/7  Q-VGM", "the action expert learns the critic's corrections"):
         qvgm = QVGMStageCfg(

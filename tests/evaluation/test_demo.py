@@ -9,6 +9,7 @@ import pytest
 from armflow.datasets.labels import newest_labels
 from armflow.training import run
 from armflow.training.pi05_mini.load import load_policy
+from armflow.training.stages.critic import load_gates
 
 pytestmark = pytest.mark.slow
 
@@ -38,3 +39,5 @@ def test_the_whole_loop_ends_with_a_report_and_is_not_run_twice(tmp_path: Path) 
     _demo(tmp_path)
     assert (tmp_path / "qvgm/checkpoint/model.safetensors").stat().st_mtime_ns == weights
     assert (tmp_path / "comparison/results.jsonl").read_text().splitlines() == results
+    tried = [gate for gate in load_gates(tmp_path / "critic").gates if gate.name == "beats base"]
+    assert [gate.numbers["episodes"] for gate in tried] == [2 * 2]  # tasks, trials; asked once

@@ -13,7 +13,7 @@ from armflow.training.critics import gates
 from armflow.training.critics.ascent import AscentCfg, ascend
 from armflow.training.critics.ensemble import CriticCfg, CriticEnsemble
 from armflow.training.critics.gate_report import GateReport
-from armflow.training.critics.gates import GateCfg, PairedOutcomes, critic_gates
+from armflow.training.critics.gates import GateCfg, critic_gates
 from armflow.training.critics.objective import ChunkBatch
 from armflow.training.critics.qfunction import QFunction
 from armflow.training.critics.space import CriticSpace
@@ -21,7 +21,6 @@ from armflow.training.extraction.controls import constant_direction
 
 CFG = GateCfg(ascent=AscentCfg(grad_clip=0.1))
 B, N = 64, 16
-WON = PairedOutcomes(base=[False] * 10 + [True] * 10, steered=[True] * 20)
 
 MakeBatch = Callable[..., ChunkBatch]
 
@@ -101,15 +100,15 @@ def named(report: GateReport, name: str) -> gates.Gate:
 def test_a_critic_that_knows_the_task_may_teach(
     trained: CriticEnsemble, task: ChunkBatch, space: CriticSpace, rng: torch.Generator
 ) -> None:
-    report = critic_gates(trained, rows(task, slice(448, None)), space, CFG, rng, environment=WON)
+    report = critic_gates(trained, rows(task, slice(448, None)), space, CFG, rng)
     assert report.passed, str(report)
-    assert len(report.gates) == 10
+    assert len(report.gates) == 9
 
 
 def test_an_untrained_critic_may_not(
     make_critic: Callable[..., CriticEnsemble], task: ChunkBatch, space: CriticSpace, rng: torch.Generator
 ) -> None:
-    report = critic_gates(make_critic(), rows(task, slice(0, 64)), space, CFG, rng, environment=None)
+    report = critic_gates(make_critic(), rows(task, slice(0, 64)), space, CFG, rng)
     assert not report.passed
     assert {"return ranking", "head disagreement"} <= {gate.name for gate in report.failures}
 
@@ -121,7 +120,7 @@ def test_a_critic_that_ignores_the_action_is_caught(
     with torch.no_grad():
         for layer in blind.action_layers:
             layer.get_parameter("weight").mul_(1e-3)
-    report = critic_gates(blind, rows(task, slice(448, None)), space, CFG, rng, environment=WON)
+    report = critic_gates(blind, rows(task, slice(448, None)), space, CFG, rng)
     assert not named(report, "action sensitivity").passed
     assert not report.passed
 
@@ -131,7 +130,7 @@ def test_gates_change_neither_critic_nor_its_gradients(
 ) -> None:
     before = [p.clone() for p in trained.parameters()]
     grads = [None if p.grad is None else p.grad.clone() for p in trained.parameters()]
-    critic_gates(trained, rows(task, slice(448, None)), space, CFG, rng, environment=None)
+    critic_gates(trained, rows(task, slice(448, None)), space, CFG, rng)
     for p, old, grad in zip(trained.parameters(), before, grads, strict=True):
         assert torch.equal(p, old) and p.dtype == torch.float32
         assert (p.grad is None) == (grad is None)
@@ -143,8 +142,7 @@ def test_gates_climb_in_the_unit_of_the_policy_update(
 ) -> None:
     held_out, cfg = rows(task, slice(448, None)), GateCfg(ascent=AscentCfg(grad_clip=1e3))
     moved = [
-        named(critic_gates(trained, held_out, space, cfg, rng, environment=None, q_std=s), "global direction").numbers
-        for s in (1.0, 0.5)
+        named(critic_gates(trained, held_out, space, cfg, rng, q_std=s), "global direction").numbers for s in (1.0, 0.5)
     ]
     assert moved[1]["displacement"] > 1.5 * moved[0]["displacement"]
 
@@ -237,21 +235,20 @@ def test_over_optimisation_shows_as_gain_that_other_heads_do_not_confirm() -> No
 
 
 def test_environment_gate_is_an_exact_sign_test() -> None:
-    gate = gates.beats_base(PairedOutcomes(base=[False] * 5 + [True] * 2, steered=[True] * 6 + [False]), CFG)
+    gate = gates.beats_base(5, 1, 7, CFG)
     assert gate.numbers == {"wins": 5.0, "losses": 1.0, "episodes": 7.0}
     assert gate.value == pytest.approx(7 / 64)  # P(at least 5 of 6)
     assert not gate.passed
-    assert gates.beats_base(PairedOutcomes([True] * 9, [True] * 9), CFG).value == 1.0
-    assert not gates.beats_base(PairedOutcomes([True] * 20, [False] * 20), CFG).passed
-    with pytest.raises(ValueError):
-        gates.beats_base(PairedOutcomes([True], []), CFG)
+    assert gates.beats_base(10, 0, 20, CFG).passed
+    assert gates.beats_base(0, 0, 9, CFG).value == 1.0
+    assert not gates.beats_base(0, 20, 20, CFG).passed
 
 
 def test_report_survives_json_and_explains_itself(
     trained: CriticEnsemble, task: ChunkBatch, space: CriticSpace, rng: torch.Generator
 ) -> None:
     cfg = replace(CFG, max_global_direction=0.0)
-    report = critic_gates(trained, rows(task, slice(448, None)), space, cfg, rng, environment=None)
+    report = critic_gates(trained, rows(task, slice(448, None)), space, cfg, rng)
     unmeasured = replace(report.gates[0], value=math.nan)
     report = GateReport((*report.gates, unmeasured))
     data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
@@ -266,6 +263,6 @@ def test_too_few_heads_or_proposals_are_refused(
     make_critic: Callable[..., CriticEnsemble], make_batch: MakeBatch, space: CriticSpace, rng: torch.Generator
 ) -> None:
     with pytest.raises(ConfigError, match="at least 2 heads and 2 proposals"):
-        critic_gates(make_critic(n_heads=1), make_batch(), space, CFG, rng, environment=None)
+        critic_gates(make_critic(n_heads=1), make_batch(), space, CFG, rng)
     with pytest.raises(ConfigError, match="4 and 1"):
-        critic_gates(make_critic(), make_batch(n_proposals=1), space, CFG, rng, environment=None)
+        critic_gates(make_critic(), make_batch(n_proposals=1), space, CFG, rng)

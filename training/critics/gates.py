@@ -7,7 +7,6 @@ and to rate highest what they know least. Each gate measures one such failure on
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,14 +41,6 @@ class GateCfg:
     max_p_value: float = 0.1  # sign test against the base in the environment; weak, because rollouts are few
 
 
-@dataclass(frozen=True)
-class PairedOutcomes:
-    """Success of base and steered policy (best-of-N or guidance with this critic), episode i on the same seed."""
-
-    base: Sequence[bool]
-    steered: Sequence[bool]
-
-
 def critic_gates(
     critic: CriticEnsemble,
     batch: ChunkBatch,
@@ -57,12 +48,10 @@ def critic_gates(
     cfg: GateCfg,
     rng: Generator,
     *,
-    environment: PairedOutcomes | None,
     q_std: float = 1.0,
 ) -> GateReport:
-    """Every gate on held-out chunks: rows in random order, each with at least two base-policy proposals.
+    """Every gate that needs no environment, on held-out chunks: rows in random order, each with at least two base-policy proposals.
 
-    environment: None leaves that gate out; do so only where nothing can be rolled out.
     q_std: the unit of Q in which the policy update will climb (`scaled`), since `cfg.ascent` clips gradients in it.
     """
     if critic.cfg.n_heads < 2 or batch.proposals.shape[1] < 2:
@@ -84,12 +73,11 @@ def critic_gates(
             exact.at(batch.z.double(), batch.proprio.double(), batch.centre.double()), batch.chunk.double(), cfg, rng
         ),
         gradient_ordering(scaled(q_fn, q_std), batch.chunk, cfg),
-        own_action(q_fn, batch.chunk, cfg),
         head_disagreement(q_proposals, cfg),
         confirmed_gain(q_proposals, cfg),
     ]
-    if environment is not None:
-        gates.append(beats_base(environment, cfg))
+    if not critic.cfg.residual:  # another state's chunk is far from the base's here, where residuals were never seen
+        gates.append(own_action(q_fn, batch.chunk, cfg))
     return GateReport(tuple(gates))
 
 
@@ -248,16 +236,14 @@ def _gain(chooser: Tensor, judge: Tensor, n: int) -> float:
     return float((picked - judge.mean(0)).mean())
 
 
-def beats_base(outcomes: PairedOutcomes, cfg: GateCfg) -> Gate:
-    """Exact one-sided sign test on the episodes where exactly one of the two succeeded."""
-    pairs = list(zip(outcomes.base, outcomes.steered, strict=True))
-    wins = sum(s and not b for b, s in pairs)
-    losses = sum(b and not s for b, s in pairs)
+def beats_base(wins: int, losses: int, pairs: int, cfg: GateCfg) -> Gate:
+    """Exact one-sided sign test on pairs of episodes from the same seed, one by the base and one steered by the critic
+    (best-of-N or guidance). A win is a pair in which the steered one alone succeeded."""
     return Gate(
         "beats base",
         float(binomtest(wins, wins + losses, alternative="greater").pvalue) if wins + losses else 1.0,
         "<=",
         cfg.max_p_value,
         "p that selection or guidance with this critic is no better than the base",
-        {"wins": float(wins), "losses": float(losses), "episodes": float(len(pairs))},
+        {"wins": float(wins), "losses": float(losses), "episodes": float(pairs)},
     )

@@ -17,7 +17,7 @@ from ..critics.ascent import embedded_ascent
 from ..critics.cal_ql import CalQL, CalQLCfg
 from ..critics.ema import ema_update, frozen_copy
 from ..critics.ensemble import CriticCfg, CriticEnsemble, ValueNet, embedded_critic
-from ..critics.gate_report import GateReport
+from ..critics.gate_report import Gate, GateReport
 from ..critics.gates import GateCfg, critic_gates
 from ..critics.iql import IQL, IQLCfg
 from ..critics.objective import ChunkBatch
@@ -136,6 +136,13 @@ def load_gates(out: Path) -> GateReport:
     return GateReport.from_dict(json.loads((out / "gates.json").read_text()))
 
 
+def add_gate(out: Path, gate: Gate) -> GateReport:
+    """Write a gate that was measured elsewhere into the report beside a trained critic."""
+    report = GateReport((*load_gates(out).gates, gate))
+    run.write_json(out / "gates.json", report.to_dict())
+    return report
+
+
 @dataclass(frozen=True, eq=False)
 class ChunkData:
     """All transitions as tensors, and which are held out."""
@@ -247,7 +254,7 @@ class CriticStage:
         rng = Generator().manual_seed(self._cfg.train.seed)
         order = torch.randperm(len(self._held_out.weight), generator=rng)[:1024]
         batch = select(self._held_out, order)
-        return critic_gates(self.critic, batch, self.space, self._cfg.gates, rng, environment=None, q_std=q_std)
+        return critic_gates(self.critic, batch, self.space, self._cfg.gates, rng, q_std=q_std)
 
 
 def make_objective(

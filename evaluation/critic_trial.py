@@ -1,0 +1,45 @@
+"""The critic gate that needs an environment: what the critic prefers must be better where it counts (methods 2.6, point 4).
+
+Episodes are paired, on tuning seeds: the base policy alone, and best-of-N with the critic. Interrupted, it goes on where it
+stopped; the study, with videos, is kept in the critic's folder.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ..robot.rig import Rig
+from ..robot.seeds import seeds
+from ..training.critics.gate_report import GateReport
+from ..training.critics.gates import GateCfg, beats_base
+from ..training.stages.critic import add_gate, load_gates
+from .agents import AnyAgent, Plain, QSelection
+from .registration import TrialRequest
+from .study import run_study
+from .trials import Policy
+from .twin_trials import TwinTrials
+
+GATE = "beats base"
+
+
+def try_critic(
+    rig: Rig, policy: Path, critic: Path, tasks: tuple[str, ...], *, trials: int, repetition: int, workers: int,
+    console: Console | None = None,
+) -> GateReport:  # fmt: skip
+    """Run the trials and add their verdict to the critic's gates; a report that has it is returned as it is."""
+    report = load_gates(critic)
+    if any(gate.name == GATE for gate in report.gates):
+        return report
+    agents: dict[str, AnyAgent] = {"base": Plain(policy), "Q-selection": QSelection(policy, critic)}
+    request = TrialRequest(
+        policies=tuple(Policy(name, agent.fingerprint) for name, agent in agents.items()),
+        reference="base",
+        seeds={task: seeds("tuning", task, trials, repetition) for task in tasks},
+    )
+    study = run_study(
+        critic / "trial", request, TwinTrials(rig, agents), rng=np.random.default_rng(), workers=workers,
+        title="Q-selection against its base, tuning seeds", console=console,
+    )  # fmt: skip
+    pairs = next(c.table for c in study.comparison.contrasts if c.task is None)  # pooled over tasks
+    return add_gate(critic, beats_base(pairs.candidate_only, pairs.reference_only, pairs.n, GateCfg()))
