@@ -101,6 +101,7 @@ def qvgm_step(states: int = 32, repeats: int = 3) -> None:
     obs = _observations(policy, states)
     noise = torch.randn(states, policy.chunk_size, policy.action_dim, generator=Generator().manual_seed(0))
     critic, space = _critic(policy)
+    centre = torch.zeros(states, policy.n_action_steps, policy.real_dim)  # cached beside the prefix in a real step
     policy.requires_grad_(False)
     policy.expert.requires_grad_(True)
     base = frozen_copy(policy)
@@ -108,7 +109,7 @@ def qvgm_step(states: int = 32, repeats: int = 3) -> None:
     def step(trained: VelocityField, reference: VelocityField) -> None:
         with torch.no_grad():
             ctx = policy.encode(obs)
-        q_fn = critic.at(torch.zeros(states, Z_WIDTH), policy.state_norm.normalise(obs.state))
+        q_fn = critic.at(torch.zeros(states, Z_WIDTH), policy.state_norm.normalise(obs.state), centre)
         loss, _ = QVGM(QVGMCfg(), trained, reference, space).loss(ctx, noise, q_fn)
         loss.backward()
 
