@@ -201,3 +201,8 @@ def test_slow_cosines_are_all_that_passes(components: int, rng: torch.Generator,
     _, grad = value_and_gradient(q_fn, batch.chunk)
     fast = np.asarray(scipy.fft.dct(grad.double().numpy(), axis=1, norm="ortho"))[:, components:]
     assert abs(fast).max() < 1e-5 < abs(grad).max()
+
+
+def test_no_slow_cosines_at_all_is_refused() -> None:
+    with pytest.raises(ConfigError, match="dct_components must be >= 1"):
+        CriticCfg(dct_components=0)

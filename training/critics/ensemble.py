@@ -31,6 +31,10 @@ class CriticCfg:
     residual: bool = False  # heads see not the chunk, but how far it is from the base policy's, in `residual_std`
     dct_components: int | None = None  # and of that only so many slow cosines over the steps; None: all
 
+    def __post_init__(self) -> None:
+        if self.dct_components is not None and self.dct_components < 1:
+            raise ConfigError(f"critic: dct_components must be >= 1 or None (all), got {self.dct_components}")
+
 
 def embedded_critic() -> CriticCfg:
     """For a 2-core CPU and a few hundred rollouts.

@@ -50,7 +50,8 @@ def critic_gates(
     *,
     q_std: float = 1.0,
 ) -> GateReport:
-    """Every gate that needs no environment, on held-out chunks: rows in random order, each with at least two base-policy proposals.
+    """Every gate that needs no environment, on held-out chunks: rows in random order, each with at least two base-policy
+    proposals. A critic of residuals is not asked whether it prefers a state's own chunk (`own_action`).
 
     q_std: the unit of Q in which the policy update will climb (`scaled`), since `cfg.ascent` clips gradients in it.
     """
