@@ -221,7 +221,7 @@ class _Judge:
         # Half precision in between, as in the caches that RL token and critic were trained on.
         z = self._token.encode(ctx.tokens.half().float(), ctx.mask)
         proprio = self._policy.state_norm.normalise(ctx.state)
-        centre = propose(self._policy, ctx, rng).mean(1)
+        centre = propose(self._policy, ctx, rng).mean(1) if self._critic.ensemble.cfg.residual else None
         return scaled(self._critic.ensemble.at(z, proprio, centre), self._critic.q_std)
 
 

@@ -10,6 +10,7 @@ from ..teleop.collect import CollectCfg, Job, Scripted, collect
 from ..teleop.session import teleoperate
 
 TaskName = Literal["pick_peach", "stack_bowls"]
+EXPLORATION_M = 0.015  # standard deviation per axis
 
 
 def demos(
@@ -50,7 +51,7 @@ def rollouts(
     out: Path,
     tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
     episodes: int = 300,
-    exploration: float = 0.015,
+    exploration: float = EXPLORATION_M,
     repetition: int = 0,
     image_size: tuple[int, int] = (128, 96),
     workers: int = 2,

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 from rich.console import Console
 
@@ -12,11 +11,9 @@ from ..robot.seeds import Purpose, seeds
 from .agents import AnyAgent, Plain, QGuidance, QSelection
 from .collect_commands import TaskName
 from .critic_trial import try_critic
-from .registration import TrialRequest
-from .study import Study, report_study, run_study
+from .study import Study, report_study
 from .table import rich_table
-from .trials import Policy
-from .twin_trials import TwinTrials
+from .twin_study import twin_study
 from .wording import conclusions
 
 
@@ -54,15 +51,9 @@ def compare(
     if critic is not None:
         agents |= {"A + Q-selection": QSelection(a, critic), "A + Q-guidance": QGuidance(a, critic)}
     cell = load_rig(rig).with_image_size(*image_size)
-    request = TrialRequest(
-        policies=tuple(Policy(name, agent.fingerprint) for name, agent in agents.items()),
-        reference="A",
-        seeds={task: seeds(seeds_of, task, trials, repetition) for task in tasks},
-    )
-    rng = np.random.default_rng()  # codes and orders are drawn once and kept in the plan
+    chosen = {task: seeds(seeds_of, task, trials, repetition) for task in tasks}
     out = out or Path("runs/compare") / f"{a.name}-{b.name}"
-    study = run_study(out, request, TwinTrials(cell, agents), rng=rng, workers=workers, title=f"{b} against {a}")
-    show_study(study)
+    show_study(twin_study(out, cell, agents, chosen, workers=workers, title=f"{b} against {a}"))
 
 
 def critic(

@@ -6,19 +6,16 @@ stopped; the study, with videos, is kept in the critic's folder.
 
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from ..robot.rig import Rig
 from ..robot.seeds import seeds
+from ..training import run
 from ..training.critics.gate_report import GateReport
 from ..training.critics.gates import GateCfg, beats_base
 from ..training.stages.critic import add_gate, load_gates
 from .agents import AnyAgent, Plain, QSelection
-from .registration import TrialRequest
-from .study import run_study
-from .trials import Policy
-from .twin_trials import TwinTrials
+from .twin_study import twin_study
 
 GATE = "beats base"
 
@@ -32,14 +29,10 @@ def try_critic(
     if any(gate.name == GATE for gate in report.gates):
         return report
     agents: dict[str, AnyAgent] = {"base": Plain(policy), "Q-selection": QSelection(policy, critic)}
-    request = TrialRequest(
-        policies=tuple(Policy(name, agent.fingerprint) for name, agent in agents.items()),
-        reference="base",
-        seeds={task: seeds("tuning", task, trials, repetition) for task in tasks},
-    )
-    study = run_study(
-        critic / "trial", request, TwinTrials(rig, agents), rng=np.random.default_rng(), workers=workers,
-        title="Q-selection against its base, tuning seeds", console=console,
+    study = twin_study(
+        critic / "trial", rig, agents, {task: seeds("tuning", task, trials, repetition) for task in tasks},
+        workers=workers, title="Q-selection against its base, tuning seeds", console=console,
     )  # fmt: skip
     pairs = next(c.table for c in study.comparison.contrasts if c.task is None)  # pooled over tasks
-    return add_gate(critic, beats_base(pairs.candidate_only, pairs.reference_only, pairs.n, GateCfg()))
+    limits = GateCfg(max_p_value=run.read_manifest(critic)["config"]["gates"]["max_p_value"])
+    return add_gate(critic, beats_base(pairs.candidate_only, pairs.reference_only, pairs.n, limits))

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from ..robot.errors import CheckpointError
@@ -23,14 +22,12 @@ from ..training.stages.rlt import RLT_TRAIN, RLTStageCfg, run_rlt
 from ..training.stages.sft import SFT_TRAIN, SFTCfg, run_sft
 from ..training.summary import show
 from .agents import AnyAgent, Exploring, Plain, QGuidance, QSelection
-from .collect_commands import interleaved
+from .collect_commands import EXPLORATION_M, interleaved
 from .commands import show_study
 from .critic_trial import try_critic
-from .registration import TrialRequest
 from .report import Extra
-from .study import run_study
-from .trials import Policy
-from .twin_trials import AgentFactory, TwinTrials
+from .twin_study import twin_study
+from .twin_trials import AgentFactory
 
 IMAGE_SIZE = (128, 96)  # px: what pi05-mini sees; recording more would only cost time here
 
@@ -42,7 +39,7 @@ class Plan:
     out: Path
     demos: int = 4
     rollouts: int = 300
-    exploration_m: float = 0.015
+    exploration_m: float = EXPLORATION_M
     critic_trials: int = 50
     trials: int = 50
     repetition: int = 0
@@ -146,18 +143,14 @@ def run_loop(plan: Plan) -> None:
         }
         if improved:
             agents["Q-VGM"] = Plain(qvgm.out)
-        request = TrialRequest(
-            policies=tuple(Policy(name, agent.fingerprint) for name, agent in agents.items()),
-            reference="SFT",
-            seeds={task: seeds("evaluation", task, plan.trials, plan.repetition) for task in tasks},
-        )
         stages = [("sft", sft.out), ("RL token", rlt.out), ("critic", critic.out)]
         stages += [("Q-VGM", qvgm.out)] if improved else []
         extras = [Extra(f"training: {name}", plot(folder, title=name)) for name, folder in stages]
         extras.append(Extra("critic gates", _gates_html(critic.out)))
-        study = run_study(
-            out / "comparison", request, TwinTrials(rig, agents), rng=np.random.default_rng(), workers=plan.workers,
-            title="Q-VGM in the twin", extras=extras, console=console,
+        unseen = {task: seeds("evaluation", task, plan.trials, plan.repetition) for task in tasks}
+        study = twin_study(
+            out / "comparison", rig, agents, unseen, workers=plan.workers, title="Q-VGM in the twin", extras=extras,
+            console=console,
         )  # fmt: skip
         show_study(study)
     console.print(f"all steps: {(time.monotonic() - started) / 60:.1f} minutes")
