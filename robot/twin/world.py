@@ -1,5 +1,6 @@
 """An all-knowing view of the twin for success predicates and scripted experts; policies never see it."""
 
+import mujoco
 import numpy as np
 
 from ..types import Floats
@@ -20,8 +21,13 @@ class World:
         }
 
     def position(self, name: str) -> Floats:
-        """(3,) m, origin of a body: where it touches the table when it stands."""
-        return self._twin.data.body(name).xpos.copy()
+        """(3,) m, origin of a body: where it touches the table when it stands. A ball's is under its centre, however far
+        it has rolled."""
+        model, data = self._twin.model, self._twin.data
+        geom = model.body(name).geomadr[0]
+        if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_SPHERE:
+            return data.geom_xpos[geom] - (0.0, 0.0, model.geom_size[geom, 0])
+        return data.body(name).xpos.copy()
 
     def rotation(self, name: str) -> Floats:
         """(3, 3)"""

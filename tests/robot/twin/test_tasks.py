@@ -130,6 +130,19 @@ def test_resting_in_the_target_is_success_without_reservations(cell: Cell, case:
     assert end is not None and end.terminated and end.success
 
 
+@pytest.mark.parametrize("target", ["bowl", "plate"])
+@pytest.mark.parametrize("angle_deg", [45, 90, 180])
+def test_a_peach_that_has_rolled_over_lies_in_the_target_all_the_same(cell: Cell, target: str, angle_deg: float):
+    radius, angle = 0.031, np.deg2rad(angle_deg)
+    origin = (0.5, radius * np.sin(angle), 0.012 + radius - radius * np.cos(angle))
+    rolled = np.array([*origin, np.cos(angle / 2), np.sin(angle / 2), 0, 0])
+    task, seed, poses = IN_TARGET[target]
+    episode = judged(cell, task, seed, {**poses, "peach": rolled})
+    assert episode.world.uprightness("peach") == pytest.approx(np.cos(angle), abs=0.1)
+    np.testing.assert_allclose(episode.world.position("peach"), (0.5, 0, 0.011), atol=0.003)
+    assert episode.judge.status.success, episode.judge.status.reasons
+
+
 def test_a_start_is_neither_success_nor_failure_and_says_what_is_missing(cell: Cell):
     for task in TASKS:
         episode = cell.reset(get_task(task), 1)
