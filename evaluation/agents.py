@@ -22,7 +22,7 @@ from ..training.pi05_mini.load import load_policy
 from ..training.pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from ..training.policy import Context, ObsBatch
 from ..training.prefix_cache import prefix_hash
-from ..training.proposals import propose
+from ..training.proposals import centre
 from ..training.stages.critic import load_critic
 from ..training.stages.rlt import load_rlt
 from ..training.stages.sft import weights_hash
@@ -126,7 +126,7 @@ class QSelection:
 
         def draw(ctx: Context, rng: Generator) -> Tensor:
             noise = candidate_noise(policy, 1, self.method, rng)
-            return best_of_n(policy, ctx, noise, judge.at(ctx, rng), judge.space, self.method).x
+            return best_of_n(policy, ctx, noise, judge.at(ctx), judge.space, self.method).x
 
         return LoadedAgent(policy, draw)
 
@@ -150,7 +150,7 @@ class QGuidance:
 
         def draw(ctx: Context, rng: Generator) -> Tensor:
             x = sample(policy, ctx, noise_like(policy, 1, rng), flow_steps=self.flow_steps)
-            return climb(x, judge.at(ctx, rng), judge.space, self.method)
+            return climb(x, judge.at(ctx), judge.space, self.method)
 
         return LoadedAgent(policy, draw)
 
@@ -173,7 +173,7 @@ class FlowGuidance:
         judge = _Judge(policy, self.critic)
 
         def draw(ctx: Context, rng: Generator) -> Tensor:
-            guidance = qgf(judge.at(ctx, rng), judge.space, self.method)
+            guidance = qgf(judge.at(ctx), judge.space, self.method)
             return sample(policy, ctx, noise_like(policy, 1, rng), flow_steps=self.flow_steps, guidance=guidance)
 
         return LoadedAgent(policy, draw)
@@ -216,13 +216,13 @@ class _Judge:
         self._token = load_rlt(self._critic.rlt, prefix_hash(policy))
         self.space = self._critic.space
 
-    def at(self, ctx: Context, rng: Generator) -> QFunction:
+    def at(self, ctx: Context) -> QFunction:
         """Q of chunks at this context, in units of its standard deviation over the data."""
         # Half precision in between, as in the caches that RL token and critic were trained on.
         z = self._token.encode(ctx.tokens.half().float(), ctx.mask)
         proprio = self._policy.state_norm.normalise(ctx.state)
-        centre = propose(self._policy, ctx, rng).mean(1) if self._critic.ensemble.cfg.residual else None
-        return scaled(self._critic.ensemble.at(z, proprio, centre), self._critic.q_std)
+        middle = centre(self._policy, ctx) if self._critic.ensemble.cfg.residual else None
+        return scaled(self._critic.ensemble.at(z, proprio, middle), self._critic.q_std)
 
 
 def _critic_fingerprint(agent: QSelection | QGuidance | FlowGuidance) -> str:

@@ -33,6 +33,8 @@ class ExpertCfg:
     """Tool height in transit."""
     wander_m: float = 0.006
     """Standard deviation of slow random wandering of the path in free space."""
+    tremor_m: float = 0.0
+    """The same next to objects: an unsteady hand, that does not wait until it is steady either."""
     grip_ticks: int = 5
     """Control periods spent closing or opening."""
     miss_rate: float = 0.0
@@ -75,7 +77,7 @@ class ScriptedExpert:
             if self._dwelt > self._goal.dwell:
                 self._goal, self._dwelt = next(self._path, self._goal), 0
         self._advance()
-        noise = self._next_wander() if self._goal.wander else np.zeros(3)
+        noise = self._next_wander() * (self._cfg.wander_m if self._goal.wander else self._cfg.tremor_m)
         target = ToolPose(pose(self._position + noise, down_facing(self._yaw)))
         return TeleopInput(engaged=True, target=target, gripper=self._goal.gripper)
 
@@ -131,7 +133,7 @@ class ScriptedExpert:
         reference = np.linalg.norm(self._goal.position - self._position)
         measured = np.linalg.norm(self._goal.position - self._world.tcp()[:3, 3])
         wide = 3.0 if self._goal.wander else 1.0  # in free space nobody waits for the exact point
-        there = reference < ARRIVED_M * wide and measured < SETTLED_M * wide
+        there = reference < ARRIVED_M * wide and measured < SETTLED_M * wide + 2.5 * self._cfg.tremor_m
         return bool(there and abs(self._yaw - self._goal.yaw) < 0.05)
 
     def _advance(self) -> None:
@@ -146,9 +148,9 @@ class ScriptedExpert:
         self._yaw += float(np.clip(self._goal.yaw - self._yaw, -turn, turn))
 
     def _next_wander(self) -> Floats:
-        """Ornstein-Uhlenbeck noise with a correlation time of half a second."""
+        """Ornstein-Uhlenbeck noise of unit variance with a correlation time of half a second."""
         keep = np.exp(-self._period / 0.5)
-        kick = self._cfg.wander_m * np.sqrt(1 - keep**2)
+        kick = np.sqrt(1 - keep**2)
         self._wander = keep * self._wander + kick * self._rng.standard_normal(3)
         return self._wander
 

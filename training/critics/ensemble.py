@@ -100,7 +100,7 @@ class CriticEnsemble(nn.Module):
         return self.at(z, proprio, centre)(chunk)
 
     def at(self, z: Tensor, proprio: Tensor, centre: Tensor | None = None) -> QFunction:
-        """Q of these states as a function of the chunk; `centre` (b, C, d), the base policy's mean chunk there, is needed
+        """Q of these states as a function of the chunk; `centre` (b, C, d), the base policy's chunk without noise there, is needed
         by a critic of residuals only. The state's share of the first layer, most of the work, is computed once here,
         however many candidates follow."""
         if centre is None and self.cfg.residual:

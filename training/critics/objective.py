@@ -23,14 +23,14 @@ class ChunkBatch:
     z: Tensor  # (b, z) RL token
     proprio: Tensor  # (b, p) normalised
     chunk: Tensor  # (b, C, d) executed, normalised; the last action repeated where the episode ended inside
-    centre: Tensor  # (b, C, d) the base policy's mean chunk at (z, proprio)
+    centre: Tensor  # (b, C, d) the base policy's chunk without noise at (z, proprio)
     reward: Tensor  # (b,) R, discounted within the chunk
     bootstrap: Tensor  # (b,) gamma^n
     terminated: Tensor  # (b,) bool: success or failure ended the episode; a time limit does not count
     next_z: Tensor  # (b, z)
     next_proprio: Tensor  # (b, p)
     next_chunk: Tensor  # (b, C, d) what the dataset did next; after a time limit, a base-policy sample
-    next_centre: Tensor  # (b, C, d) the base policy's mean chunk there
+    next_centre: Tensor  # (b, C, d) the base policy's chunk without noise there
     mc_return: Tensor  # (b,) G, discounted return to go
     proposals: Tensor  # (b, N, C, d) base-policy chunks at (z, proprio); N = 0 where nothing needs them
     weight: Tensor  # (b,) weight of each chunk in the loss; 0 leaves it out

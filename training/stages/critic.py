@@ -28,7 +28,7 @@ from ..loop import Metrics, TrainCfg, train
 from ..pi05_mini.load import load_policy
 from ..pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from ..prefix_cache import PrefixCache, build, prefix_hash
-from ..proposals import base_proposals
+from ..proposals import base_centres, base_proposals
 from .rlt import encode_cache, load_rlt
 from .sft import split_episodes, weights_hash
 
@@ -168,8 +168,7 @@ def chunk_data(policy: PI05MiniPolicy, cache: PrefixCache, z: Tensor, cfg: Criti
     )
     state = torch.from_numpy(np.array(cache.state))
     proprio = policy.state_norm.normalise(state)
-    proposals = base_proposals(policy, cache)
-    centre = proposals.mean(1)
+    proposals, centre = base_proposals(policy, cache), base_centres(policy, cache)
     # After a time limit the dataset has no next chunk: what the base policy would do there stands in.
     cut_off = torch.from_numpy(steps.truncated)[:, None, None]
     next_chunk = torch.where(

@@ -22,7 +22,7 @@ from ..loop import Metrics, TrainCfg, train
 from ..pi05_mini.load import load_policy
 from ..pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from ..prefix_cache import PrefixCache, build, prefix_hash
-from ..proposals import base_proposals
+from ..proposals import base_centres
 from .critic import Critic, load_critic, load_gates
 from .rlt import encode_cache, load_rlt
 from .sft import split_episodes, weights_hash
@@ -99,7 +99,7 @@ class QVGMStage:
     ) -> None:
         self._policy, self._critic, self._cfg = policy, critic, cfg
         self._caches, self._zs = caches, zs
-        self._centres = [base_proposals(policy, c).mean(1) for c in caches]
+        self._centres = [base_centres(policy, c) for c in caches]
         base = frozen_copy(policy)
         policy.requires_grad_(False)
         policy.expert.requires_grad_(True)
