@@ -16,7 +16,7 @@ from ..robot.kinematics import Kinematics
 from ..robot.types import Floats
 from ..training import run
 from ..training.critics.ascent import AscentCfg, embedded_ascent
-from ..training.critics.qfunction import QFunction, scaled
+from ..training.critics.qfunction import QFunction
 from ..training.flow import sample
 from ..training.pi05_mini.load import load_policy
 from ..training.pi05_mini.modeling_pi05_mini import PI05MiniPolicy
@@ -54,18 +54,19 @@ class Agent(Protocol):
 
 @dataclass(frozen=True)
 class Plain:
-    """The checkpoint as it is."""
+    """The checkpoint as it is; with `noise_std` 0, control: only the middle of what it would do, at every step."""
 
     checkpoint: Path
     flow_steps: int = 10
+    noise_std: float = 1.0  # of what the flow starts from; it was trained for 1
 
     def load(self) -> LoadedAgent:
         policy = load_policy(self.checkpoint)
-        return LoadedAgent(policy, plain_sampler(policy, self.flow_steps))
+        return LoadedAgent(policy, plain_sampler(policy, self.flow_steps, self.noise_std))
 
     @property
     def fingerprint(self) -> str:
-        return f"plain {weights_hash(self.checkpoint)} flow_steps={self.flow_steps}"
+        return f"plain {weights_hash(self.checkpoint)} flow_steps={self.flow_steps} noise_std={self.noise_std}"
 
 
 @dataclass(frozen=True)
@@ -217,12 +218,11 @@ class _Judge:
         self.space = self._critic.space
 
     def at(self, ctx: Context) -> QFunction:
-        """Q of chunks at this context, in units of its standard deviation over the data."""
+        """What the critic says of chunks at this context."""
         # Half precision in between, as in the caches that RL token and critic were trained on.
         z = self._token.encode(ctx.tokens.half().float(), ctx.mask)
         proprio = self._policy.state_norm.normalise(ctx.state)
-        middle = centre(self._policy, ctx) if self._critic.ensemble.cfg.residual else None
-        return scaled(self._critic.ensemble.at(z, proprio, middle), self._critic.q_std)
+        return self._critic.judge(z, proprio, centre(self._policy, ctx) if self._critic.needs_centre else None)
 
 
 def _critic_fingerprint(agent: QSelection | QGuidance | FlowGuidance) -> str:

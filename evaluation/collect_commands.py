@@ -7,10 +7,11 @@ from ..robot.clock import MonotonicClock
 from ..robot.rig import DEFAULT_RIG, load_rig
 from ..robot.seeds import seeds
 from ..teleop.collect import CollectCfg, Job, Scripted, collect
+from ..teleop.expert import unsteady
 from ..teleop.session import teleoperate
 
 TaskName = Literal["pick_peach", "stack_bowls"]
-EXPLORATION_M = 0.015  # standard deviation per axis
+TREMOR_M = 0.028  # of the scripted operator's hand
 
 
 def demos(
@@ -18,6 +19,7 @@ def demos(
     tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
     episodes: int = 30,
     device: Literal["keyboard", "scripted"] = "scripted",
+    tremor: float = TREMOR_M,
     repetition: int = 0,
     image_size: tuple[int, int] = (128, 96),
     workers: int = 2,
@@ -31,6 +33,7 @@ def demos(
         tasks: What to demonstrate.
         episodes: Successful demonstrations per task.
         device: Who demonstrates.
+        tremor: Standard deviation, m, of the scripted operator's unsteady hand; 0 for a path as clean as can be.
         repetition: Which of the ten independent sets of seeds.
         image_size: Width and height of the recorded images, px.
         workers: Episodes simulated at a time (scripted operator only).
@@ -43,15 +46,15 @@ def demos(
         teleoperate(cell, jobs, out, clock=MonotonicClock(), rerun=rerun)
         return
     jobs = interleaved("demos", tasks, episodes, repetition)
-    collect(cell, jobs, Scripted(), out, CollectCfg(workers, keep_failures=False))
+    collect(cell, jobs, Scripted(unsteady(tremor)), out, CollectCfg(workers, keep_failures=False))
 
 
 def rollouts(
     policy: Path,
     out: Path,
     tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
-    episodes: int = 300,
-    exploration: float = EXPLORATION_M,
+    episodes: int = 200,
+    exploration: float = 0.0,
     repetition: int = 0,
     image_size: tuple[int, int] = (128, 96),
     workers: int = 2,

@@ -67,7 +67,7 @@ def critic(
     workers: int = 2,
     rig: Path = DEFAULT_RIG,
 ) -> None:
-    """Ask a critic's last gate: does best-of-N with it beat its policy in paired trials on tuning seeds?
+    """Ask a critic's last gate: does Q-guidance with it beat its policy in paired trials on tuning seeds?
 
     Args:
         policy: The checkpoint that the critic judges, or the folder of the stage that made it.

@@ -13,6 +13,7 @@ from ..robot.rig import load_rig
 from ..robot.seeds import seeds
 from ..robot.twin.tasks import TASKS
 from ..teleop.collect import CollectCfg, Scripted, collect
+from ..teleop.expert import unsteady
 from ..training.curves import plot
 from ..training.loop import TrainCfg
 from ..training.pi05_mini.load import SHIPPED
@@ -21,8 +22,8 @@ from ..training.stages.qvgm import QVGM_TRAIN, QVGMStageCfg, run_qvgm
 from ..training.stages.rlt import RLT_TRAIN, RLTStageCfg, run_rlt
 from ..training.stages.sft import SFT_TRAIN, SFTCfg, run_sft
 from ..training.summary import show
-from .agents import AnyAgent, Exploring, Plain, QGuidance, QSelection
-from .collect_commands import EXPLORATION_M, interleaved
+from .agents import AnyAgent, Plain, QGuidance, QSelection
+from .collect_commands import TREMOR_M, interleaved
 from .commands import show_study
 from .critic_trial import try_critic
 from .report import Extra
@@ -37,9 +38,9 @@ class Plan:
     """All sizes of one run of the loop."""
 
     out: Path
-    demos: int = 4
-    rollouts: int = 300
-    exploration_m: float = EXPLORATION_M
+    demos: int = 30
+    tremor_m: float = TREMOR_M
+    rollouts: int = 200
     critic_trials: int = 50
     trials: int = 50
     repetition: int = 0
@@ -99,20 +100,22 @@ def run_loop(plan: Plan) -> None:
     started = time.monotonic()
 
     with _step(
-        console, "1/7  demonstrations", f"{plan.demos} per task, by a scripted operator through the teleop seam"
+        console,
+        "1/7  demonstrations",
+        f"{plan.demos} per task, by a scripted operator with an unsteady hand, through the teleop seam",
     ):
         jobs = interleaved("demos", tasks, plan.demos, plan.repetition)
-        collect(rig, jobs, Scripted(), out / "demos", CollectCfg(plan.workers, keep_failures=False))
+        collect(
+            rig, jobs, Scripted(unsteady(plan.tremor_m)), out / "demos", CollectCfg(plan.workers, keep_failures=False)
+        )
 
     with _step(console, "2/7  SFT", "the action expert learns from the demos, the vision-language prefix stays frozen"):
         sft = SFTCfg(out / "demos", out / "sft", cache=cache, train=plan.sft)
         show("sft", sft.out, run_sft(sft), console)
 
-    with _step(console, "3/7  rollouts", f"{plan.rollouts} attempts of the SFT policy per task, exploring"):
+    with _step(console, "3/7  rollouts", f"{plan.rollouts} attempts of the SFT policy per task"):
         jobs = interleaved("rollouts", tasks, plan.rollouts, plan.repetition)
-        collect(
-            rig, jobs, AgentFactory(Exploring(sft.out, plan.exploration_m)), out / "rollouts", CollectCfg(plan.workers)
-        )
+        collect(rig, jobs, AgentFactory(Plain(sft.out)), out / "rollouts", CollectCfg(plan.workers))
 
     with _step(console, "4/7  RL token", "one vector that says what the frozen prefix said"):
         rlt = RLTStageCfg((out / "rollouts", out / "demos"), out / "rlt", policy=sft.out, cache=cache, train=plan.rlt)
@@ -138,6 +141,7 @@ def run_loop(plan: Plan) -> None:
         agents: dict[str, AnyAgent] = {
             "SFT": Plain(sft.out),
             "base": Plain(SHIPPED),
+            "SFT, no noise": Plain(sft.out, noise_std=0.0),
             "Q-selection": QSelection(sft.out, critic.out),
             "Q-guidance": QGuidance(sft.out, critic.out),
         }

@@ -16,11 +16,11 @@ Sampler = Callable[[Context, Generator], Tensor]
 """One observation's context -> flow chunk (1, h, d). Steering methods are other samplers of the same policy."""
 
 
-def plain_sampler(policy: FlowPolicy, flow_steps: int) -> Sampler:
+def plain_sampler(policy: FlowPolicy, flow_steps: int, noise_std: float = 1.0) -> Sampler:
     """The policy as it is."""
 
     def draw(ctx: Context, rng: Generator) -> Tensor:
-        return sample(policy, ctx, noise_like(policy, 1, rng), flow_steps=flow_steps)
+        return sample(policy, ctx, noise_std * noise_like(policy, 1, rng), flow_steps=flow_steps)
 
     return draw
 

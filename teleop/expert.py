@@ -54,6 +54,12 @@ class _Goal:
     mistake: bool = False  # part of a deliberate miss
 
 
+def unsteady(tremor_m: float) -> ExpertCfg:
+    """An operator whose hand trembles by so much in every direction. Who learns from demonstrations by such a hand learns
+    the trembling, too."""
+    return ExpertCfg(wander_m=tremor_m, tremor_m=tremor_m)
+
+
 class ScriptedExpert:
     """TeleopDevice that picks the layout's movable thing and puts it into its target, trying again after a miss."""
 

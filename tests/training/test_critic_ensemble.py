@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
-import scipy.fft
 import torch
 from armflow.robot.errors import ConfigError
 from armflow.training.critics.ema import ema_update, frozen_copy
 from armflow.training.critics.ensemble import CriticCfg, CriticEnsemble, HeadLinear, ValueNet
 from armflow.training.critics.objective import ChunkBatch
-from armflow.training.critics.qfunction import clip_norm, pool, value_and_gradient
+from armflow.training.critics.qfunction import advantage, clip_norm, pool, value_and_gradient
+from armflow.training.critics.space import CriticSpace
 from torch import nn
 
 MakeCritic = Callable[..., CriticEnsemble]
@@ -151,58 +150,86 @@ def test_clipping_scales_long_gradients_only() -> None:
     assert torch.allclose(clipped[0], g[0] * 0.4)
 
 
-def residual_critic(rng: torch.Generator, dct_components: int | None = None) -> CriticEnsemble:
-    cfg = CriticCfg(4, (32, 32), proprio_width=8, residual=True, dct_components=dct_components)
+def relative_critic(rng: torch.Generator, k: int = 6) -> CriticEnsemble:
+    cfg = CriticCfg(4, (32, 32), proprio_width=8, mahalanobis=k)
     critic = CriticEnsemble(cfg, z_dim=6, proprio_dim=4, chunk_shape=(3, 2), rng=rng)
     for layer in layers(critic.action_layers):
         nn.init.normal_(layer.weight, generator=rng)
     return critic
 
 
-def test_a_residual_critic_sees_only_the_distance_from_the_centre(rng: torch.Generator, make_batch: MakeBatch) -> None:
-    critic, batch = residual_critic(rng), make_batch()
+def test_a_relative_critic_sees_only_the_distance_from_the_centre(rng: torch.Generator, make_batch: MakeBatch) -> None:
+    critic, batch = relative_critic(rng), make_batch()
     shift = torch.randn(16, 3, 2, generator=rng)
     q = critic.q(batch.z, batch.proprio, batch.chunk, batch.centre)
     assert torch.allclose(q, critic.q(batch.z, batch.proprio, batch.chunk + shift, batch.centre + shift), atol=1e-4)
+    assert torch.allclose(q, critic.q(batch.z, batch.proprio, 2 * batch.centre - batch.chunk, batch.centre), atol=1e-4)
     assert not torch.allclose(q, critic.q(batch.z, batch.proprio, batch.chunk, batch.centre + shift), atol=1e-2)
 
 
-def test_residuals_are_measured_in_their_spread_over_the_data(rng: torch.Generator, make_batch: MakeBatch) -> None:
-    critic, batch = residual_critic(rng), make_batch()
-    stretched = batch.centre + (batch.chunk - batch.centre) * torch.tensor([0.01, 20.0])
-    critic.fit_residual(batch.chunk, batch.centre)
+def test_distances_are_measured_in_the_spread_of_the_data(rng: torch.Generator, make_batch: MakeBatch) -> None:
+    critic, batch = relative_critic(rng), make_batch(b=64)
+    stretched = batch.centre + (batch.chunk - batch.centre) * torch.tensor([0.05, 20.0])
+    critic.fit_directions(batch.chunk, batch.centre)
     before = critic.q(batch.z, batch.proprio, batch.chunk, batch.centre)
-    critic.fit_residual(stretched, batch.centre)
-    assert torch.allclose(critic.q(batch.z, batch.proprio, stretched, batch.centre), before, atol=1e-4)
+    critic.fit_directions(stretched, batch.centre)
+    assert torch.allclose(critic.q(batch.z, batch.proprio, stretched, batch.centre), before, atol=1e-3)
 
 
-def test_a_fresh_residual_critic_has_no_opinion_about_actions(rng: torch.Generator, make_batch: MakeBatch) -> None:
-    cfg = CriticCfg(4, (32, 32), proprio_width=8, residual=True)
+def test_directions_are_the_data_s_principal_ones(rng: torch.Generator) -> None:
+    critic = relative_critic(rng, 2)
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=rng))[0]
+    deviations = torch.tensor([3.0, 1.0, 0.1, 0.1, 0.1, 0.1])
+    chunk = ((torch.randn(20_000, 6, generator=rng) * deviations) @ rotation.T).unflatten(1, (3, 2))
+    critic.fit_directions(chunk, torch.zeros_like(chunk))
+    assert critic.directions is not None
+    assert torch.allclose(critic.directions.norm(dim=0), deviations[:2], rtol=0.02)
+    along = (critic.directions / critic.directions.norm(dim=0)).T @ rotation[:, :2]
+    assert torch.allclose(along.abs(), torch.eye(2), atol=0.02)
+    with torch.no_grad():
+        seen = critic.at(torch.zeros(1, 6), torch.zeros(1, 4), torch.zeros(1, 3, 2))
+        aside = (5 * rotation[:, 4]).reshape(1, 3, 2)  # where the data never go, it sees nothing
+        assert torch.allclose(seen(aside), seen(torch.zeros(1, 3, 2)), atol=0.5)
+
+
+def test_an_ascent_moves_along_the_directions_in_their_lengths(rng: torch.Generator) -> None:
+    """Steepest ascent where deviations are the unit: D clip(D^T grad), and `gradient_of` undoes it."""
+    directions = torch.linalg.qr(torch.randn(6, 2, generator=rng))[0] * torch.tensor([2.0, 0.1])
+    space = CriticSpace(-torch.ones(3, 2), torch.ones(3, 2), directions)
+    grad = torch.randn(5, 3, 2, generator=rng)
+    move = space.uphill(grad, 0.3)
+    deviations = move.flatten(1) @ (directions / directions.square().sum(0))
+    assert torch.allclose(move.flatten(1), deviations @ directions.T, atol=1e-6)  # nothing across them
+    assert float(deviations.norm(dim=1).max()) <= 0.3 + 1e-6
+    assert float((move * grad).sum((1, 2)).min()) > 0
+    assert torch.allclose(space.uphill(space.gradient_of(move), 1e9), move, atol=1e-5)
+
+
+def test_a_fresh_relative_critic_has_no_opinion_about_actions(rng: torch.Generator, make_batch: MakeBatch) -> None:
+    cfg = CriticCfg(4, (32, 32), proprio_width=8, mahalanobis=6)
     critic, batch = CriticEnsemble(cfg, z_dim=6, proprio_dim=4, chunk_shape=(3, 2), rng=rng), make_batch()
     q = critic.q(batch.z, batch.proprio, batch.chunk, batch.centre)
     assert torch.equal(q, critic.q(batch.z, batch.proprio, batch.chunk + 1, batch.centre))
 
 
-def test_a_residual_critic_without_a_centre_says_so(rng: torch.Generator, make_batch: MakeBatch) -> None:
+def test_a_relative_critic_without_a_centre_says_so(rng: torch.Generator, make_batch: MakeBatch) -> None:
     batch = make_batch()
     with pytest.raises(ConfigError, match="was not given"):
-        residual_critic(rng).q(batch.z, batch.proprio, batch.chunk)
+        relative_critic(rng).q(batch.z, batch.proprio, batch.chunk)
 
 
-@pytest.mark.parametrize("components", [1, 2])
-def test_slow_cosines_are_all_that_passes(components: int, rng: torch.Generator, make_batch: MakeBatch) -> None:
-    """Against scipy's discrete cosine transform; the gradient has nothing else, either."""
-    critic, batch = residual_critic(rng, components), make_batch()
-    spectrum = np.asarray(scipy.fft.dct(batch.chunk.double().numpy(), axis=1, norm="ortho"))
-    spectrum[:, components:] = 0
-    slow = torch.from_numpy(np.asarray(scipy.fft.idct(spectrum, axis=1, norm="ortho"))).float()
+def test_an_advantage_is_zero_where_it_is_taken_over(rng: torch.Generator, make_batch: MakeBatch) -> None:
+    critic, batch = relative_critic(rng), make_batch()
     q_fn = critic.at(batch.z, batch.proprio, batch.centre)
-    assert torch.allclose(q_fn(batch.chunk), q_fn(slow), atol=1e-4)
-    _, grad = value_and_gradient(q_fn, batch.chunk)
-    fast = np.asarray(scipy.fft.dct(grad.double().numpy(), axis=1, norm="ortho"))[:, components:]
-    assert abs(fast).max() < 1e-5 < abs(grad).max()
+    over = advantage(q_fn, batch.chunk)
+    assert torch.equal(over(batch.chunk), torch.zeros(4, 16))
+    both = torch.stack([batch.centre, batch.chunk])
+    assert torch.allclose(over(both)[:, 0], q_fn(batch.centre) - q_fn(batch.chunk), atol=1e-5)
 
 
-def test_no_slow_cosines_at_all_is_refused() -> None:
-    with pytest.raises(ConfigError, match="dct_components must be >= 1"):
-        CriticCfg(dct_components=0)
+@pytest.mark.parametrize(
+    ("k", "message"), [(0, "mahalanobis must be >= 1"), (7, "7 directions in chunks of 6 numbers")]
+)
+def test_directions_that_cannot_be_are_refused(k: int, message: str, rng: torch.Generator) -> None:
+    with pytest.raises(ConfigError, match=message):
+        relative_critic(rng, k)

@@ -195,11 +195,11 @@ def test_a_gradient_that_is_not_qs_is_caught(rng: torch.Generator) -> None:
     assert gates.gradient_error(half_detached, chunk, CFG, rng).value == pytest.approx(1.0, abs=1e-3)  # half of it
 
 
-def test_a_step_longer_than_the_gradient_reaches_is_caught() -> None:
+def test_a_step_longer_than_the_gradient_reaches_is_caught(space: CriticSpace) -> None:
     chunk = 0.3 * randn(B, 3, 2)
     cfg = GateCfg(ascent=AscentCfg(step_size=1.0, grad_clip=1.0))
-    smooth = gates.gradient_ordering(constant_direction(torch.ones(3, 2)), chunk, cfg)
-    ripples = gates.gradient_ordering(lambda a: torch.sin(30 * a).sum((-2, -1))[None], chunk, cfg)
+    smooth = gates.gradient_ordering(constant_direction(torch.ones(3, 2)), chunk, space, cfg)
+    ripples = gates.gradient_ordering(lambda a: torch.sin(30 * a).sum((-2, -1))[None], chunk, space, cfg)
     assert smooth.value == 1.0 and smooth.passed
     assert not ripples.passed
 

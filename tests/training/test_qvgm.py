@@ -347,16 +347,18 @@ def test_constant_direction_moves_every_state_alike(space: CriticSpace) -> None:
     assert loss > 0 and metrics["qvgm/improved"] == 1
 
 
-def test_mean_direction_is_the_critics_own_constant_bias(make_critic: Callable[..., CriticEnsemble]) -> None:
+def test_mean_direction_is_the_critics_own_constant_bias(
+    make_critic: Callable[..., CriticEnsemble], space: CriticSpace
+) -> None:
     chunks, clip = noise(4, 16, 3, 2), 0.05
     q_fn = make_critic().at(noise(16, 6), noise(16, 4))
-    m = mean_direction(q_fn, chunks, grad_clip=clip)
+    m = mean_direction(q_fn, chunks, space, grad_clip=clip)
     _, grad = value_and_gradient(q_fn, chunks)
     clipped = grad * (clip / grad.norm(dim=(-2, -1), keepdim=True)).clamp(max=1)
     assert torch.nn.functional.cosine_similarity(m.flatten(), clipped.mean((0, 1)).flatten(), dim=0) > 0.9999
     assert m.norm().item() == pytest.approx(clipped.norm(dim=(-2, -1)).mean().item(), rel=1e-5)
     known = noise(3, 2)
-    again = mean_direction(constant_direction(known), chunks, grad_clip=100.0)
+    again = mean_direction(constant_direction(known), chunks, space, grad_clip=100.0)
     assert torch.allclose(again, known, atol=1e-6)
 
 

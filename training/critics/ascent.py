@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...robot.errors import ArmflowError, ConfigError
-from .qfunction import QFunction, clip_norm, pool, value_and_gradient
+from .qfunction import QFunction, pool, value_and_gradient
 from .space import CriticSpace
 
 
@@ -18,7 +18,7 @@ class AscentCfg:
     """J steps A <- Proj[A + step_size clip_G(grad Q)]; the chunk moves at most J * step_size * grad_clip."""
 
     ascent_steps: int = 5  # J, steps uphill
-    step_size: float = 0.02  # normalised action units per unit of clipped gradient; 0 leaves every chunk alone
+    step_size: float = 0.02  # units of `CriticSpace.uphill` per unit of clipped gradient; 0 leaves every chunk alone
     grad_clip: float = 1.0  # G, L2 norm over the executed chunk; far below the usual norm, every step has length G
     pessimism: float = 0.0  # rho: what is climbed and compared is mean - rho std over heads
 
@@ -28,8 +28,8 @@ class AscentCfg:
 
 
 def embedded_ascent() -> AscentCfg:
-    """For pi05-mini. A few hundred rollouts carry a critic no further: three times as far costs success."""
-    return AscentCfg(ascent_steps=5, step_size=0.01)
+    """For pi05-mini: steps of at most one deviation along the directions of `CriticSpace`, up a lower confidence bound."""
+    return AscentCfg(ascent_steps=5, step_size=50.0, grad_clip=0.02, pessimism=1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def ascend(q_fn: QFunction, start: Tensor, space: CriticSpace, cfg: AscentCfg) -
             best_step = torch.where(better, j, best_step)
 
         if grad is not None:
-            a = space.project(a + cfg.step_size * clip_norm(grad, cfg.grad_clip), start)
+            a = space.project(a + cfg.step_size * space.uphill(grad, cfg.grad_clip), start)
     if not bool(torch.isfinite(q_start).all()):
         raise ArmflowError("ascent: the critic returned NaN or infinity; check its inputs and its training curve")
     return Ascent(best, best_step, q_start, q_best)

@@ -28,22 +28,28 @@ class CriticCfg:
     n_heads: int = 5  # independent critics; 2 suffice for TD, 5 to 10 give a usable disagreement
     hidden: tuple[int, ...] = (1024, 512)  # widths of the hidden layers
     proprio_width: int = 256  # width of W_p p, so that 8 joints are not drowned by the RL token
-    residual: bool = False  # heads see not the chunk, but how far it is from the base policy's, in `residual_std`
-    dct_components: int | None = None  # and of that only so many slow cosines over the steps; None: all
+    mahalanobis: int | None = None
+    """None: heads see the chunk. k: they see how far it is from the base policy's chunk without noise, one number, the
+    squared Mahalanobis distance along the k directions in which the data differ most from that."""
 
     def __post_init__(self) -> None:
-        if self.dct_components is not None and self.dct_components < 1:
-            raise ConfigError(f"critic: dct_components must be >= 1 or None (all), got {self.dct_components}")
+        if self.mahalanobis is not None and self.mahalanobis < 1:
+            raise ConfigError(f"critic: mahalanobis must be >= 1 or None (the whole chunk), got {self.mahalanobis}")
+
+    @property
+    def relative(self) -> bool:
+        """Whether heads see chunks relative to the base policy's."""
+        return self.mahalanobis is not None
 
 
 def embedded_critic() -> CriticCfg:
     """For a 2-core CPU and a few hundred rollouts.
 
-    What succeeds and what fails in one state lies a few hundredths of a unit apart, while chunks of different states lie
-    a whole unit apart: heads that see the chunk itself would have to learn the policy before they could learn what is
-    better. So they see how far it is from the policy's own, and of that not the jitter from step to step.
+    So few binary outcomes cannot tell 64 slopes apart: measured one by one, each is within three standard errors of zero,
+    and an ascent along all of them ends where the policy has never been. Where it matters that a chunk is unusual for the
+    policy they can tell, so that is what these heads see; ten, for a usable disagreement.
     """
-    return CriticCfg(hidden=(256, 256), proprio_width=64, residual=True, dct_components=2)
+    return CriticCfg(n_heads=10, hidden=(256, 256), proprio_width=64, mahalanobis=40)
 
 
 class HeadLinear(nn.Module):
@@ -73,7 +79,7 @@ class CriticEnsemble(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.chunk_shape = chunk_shape  # (C, d)
-        n, action = cfg.n_heads, math.prod(chunk_shape)
+        n, action = cfg.n_heads, 1 if cfg.relative else math.prod(chunk_shape)
         widths = (z_dim + cfg.proprio_width, *cfg.hidden)
         self.proprio = HeadLinear(n, proprio_dim, cfg.proprio_width, fan_in=proprio_dim, bias=False, rng=rng)
         self.state_layers = nn.ModuleList()  # U_i, b_i
@@ -82,18 +88,23 @@ class CriticEnsemble(nn.Module):
             fan_in = n_in + action  # one layer on the concatenation [h ; a]
             self.state_layers.append(HeadLinear(n, n_in, n_out, fan_in=fan_in, bias=True, rng=rng))
             injection = HeadLinear(n, action, n_out, fan_in=fan_in, bias=False, rng=rng)
-            if cfg.residual:  # what the data never shows must not get a slope by chance
+            if cfg.relative:  # what the data never shows must not get a slope by chance
                 nn.init.zeros_(injection.weight)
             self.action_layers.append(injection)
         self.out = HeadLinear(n, widths[-1], 1, fan_in=widths[-1], bias=True, rng=rng)
-        self.residual_std: Tensor
-        if cfg.residual:
-            self.register_buffer("residual_std", torch.ones(chunk_shape[1]))
+        self.directions: Tensor | None  # (C d, k) orthogonal, each as long as the data's deviation along it
+        self.register_buffer("directions", None)
+        if cfg.mahalanobis is not None:
+            if cfg.mahalanobis > math.prod(chunk_shape):
+                raise ConfigError(f"critic: {cfg.mahalanobis} directions in chunks of {math.prod(chunk_shape)} numbers")
+            self.directions = torch.eye(math.prod(chunk_shape))[:, : cfg.mahalanobis].clone()
 
-    def fit_residual(self, chunk: Tensor, centre: Tensor) -> None:
-        """Take the unit of every dim from data: chunks (n, C, d) and the base policy's (n, C, d)."""
-        if self.cfg.residual:
-            self.residual_std.copy_((chunk - centre).square().mean((0, 1)).sqrt().clamp(min=1e-3))
+    def fit_directions(self, chunk: Tensor, centre: Tensor) -> None:
+        """Take the directions from data: chunks (n, C, d) and the base policy's (n, C, d)."""
+        if self.directions is not None:
+            _, length, direction = torch.linalg.svd((chunk - centre).flatten(1).double(), full_matrices=False)
+            deviation = (length / math.sqrt(len(chunk))).clamp(min=1e-4)
+            self.directions.copy_((direction.T * deviation)[:, : self.cfg.mahalanobis])
 
     def q(self, z: Tensor, proprio: Tensor, chunk: Tensor, centre: Tensor | None = None) -> Tensor:
         """z (b, z), proprio (b, p), chunk (..., b, C, d), centre (b, C, d) -> (heads, ..., b)."""
@@ -101,9 +112,9 @@ class CriticEnsemble(nn.Module):
 
     def at(self, z: Tensor, proprio: Tensor, centre: Tensor | None = None) -> QFunction:
         """Q of these states as a function of the chunk; `centre` (b, C, d), the base policy's chunk without noise there, is needed
-        by a critic of residuals only. The state's share of the first layer, most of the work, is computed once here,
+        by a critic of distances only. The state's share of the first layer, most of the work, is computed once here,
         however many candidates follow."""
-        if centre is None and self.cfg.residual:
+        if centre is None and self.cfg.relative:
             raise ConfigError("critic: it sees how far a chunk is from the base policy's, and was not given that")
         n, b = self.cfg.n_heads, z.shape[0]
         p = self.proprio(proprio.expand(n, -1, -1))  # (n, b, proprio_width)
@@ -117,7 +128,7 @@ class CriticEnsemble(nn.Module):
                     f"got {tuple(chunk.shape)}"
                 )
             lead = chunk.shape[:-2]  # (..., b)
-            a = self._seen(chunk, centre).reshape(1, -1, math.prod(self.chunk_shape)).expand(n, -1, -1)  # (n, m b, C d)
+            a = self._seen(chunk, centre).flatten(0, -2).expand(n, -1, -1)  # (n, m b, C d or 1)
             h = self.action_layers[0](a).unflatten(1, (-1, b)) + h_state[:, None]  # (n, m, b, h_1)
             h = silu(_norm(h)).flatten(1, 2)  # (n, m b, h_1)
             for u, v in zip(self.state_layers[1:], self.action_layers[1:], strict=True):
@@ -127,10 +138,12 @@ class CriticEnsemble(nn.Module):
         return q_fn
 
     def _seen(self, chunk: Tensor, centre: Tensor | None) -> Tensor:
-        """What the heads see of a chunk, same shape."""
-        if self.cfg.residual and centre is not None:
-            chunk = (chunk - centre) / self.residual_std
-        return chunk if self.cfg.dct_components is None else slow_part(chunk, self.cfg.dct_components)
+        """What the heads see of a chunk (..., b, C, d): (..., b, C d), or (..., b, 1) of unit variance for Gaussian data."""
+        if self.directions is None or centre is None:
+            return chunk.flatten(-2)
+        k = self.directions.shape[1]
+        deviations = (chunk - centre).flatten(-2) @ (self.directions / self.directions.square().sum(0))  # (..., b, k)
+        return (deviations.square().sum(-1, keepdim=True) - k) / math.sqrt(2 * k)
 
 
 class ValueNet(nn.Module):
@@ -152,14 +165,6 @@ class ValueNet(nn.Module):
         for layer in self.layers:
             h = silu(_norm(layer(h)))
         return self.out(h)[0, :, 0]
-
-
-def slow_part(x: Tensor, components: int) -> Tensor:
-    """Orthogonal projection of (..., C, d) onto its first cosines over the C steps: no jitter from step to step."""
-    steps = torch.arange(x.shape[-2], device=x.device, dtype=x.dtype)
-    basis = torch.stack([torch.cos(torch.pi * (steps + 0.5) * k / len(steps)) for k in range(components)])  # (k, C)
-    basis = basis / torch.linalg.vector_norm(basis, dim=1, keepdim=True)
-    return basis.T @ (basis @ x)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from .ascent import Ascent, AscentCfg, ascend
 from .ensemble import CriticEnsemble
 from .gate_report import Gate, GateReport
 from .objective import ChunkBatch
-from .qfunction import QFunction, clip_norm, scaled, value_and_gradient
+from .qfunction import QFunction, advantage, scaled, value_and_gradient
 from .space import CriticSpace
 
 
@@ -51,7 +51,7 @@ def critic_gates(
     q_std: float = 1.0,
 ) -> GateReport:
     """Every gate that needs no environment, on held-out chunks: rows in random order, each with at least two base-policy
-    proposals. A critic of residuals is not asked whether it prefers a state's own chunk (`own_action`).
+    proposals. A critic of distances is not asked whether it prefers a state's own chunk (`own_action`).
 
     q_std: the unit of Q in which the policy update will climb (`scaled`), since `cfg.ascent` clips gradients in it.
     """
@@ -64,20 +64,21 @@ def critic_gates(
     with torch.no_grad():
         q_fn = critic.at(batch.z, batch.proprio, batch.centre)
         q_data, q_proposals = q_fn(batch.chunk), q_fn(proposals)  # (heads, b), (heads, N, b)
+        climbed = advantage(q_fn, batch.centre) if critic.cfg.relative else q_fn
     exact = copy.deepcopy(critic).double()
     gates = [
         action_sensitivity(q_proposals, cfg),
-        global_direction(ascend(scaled(q_fn, q_std), proposals, space, cfg.ascent), proposals, cfg),
+        global_direction(ascend(scaled(climbed, q_std), proposals, space, cfg.ascent), proposals, cfg),
         return_error(q_data, batch.mc_return, cfg),
         return_ranking(q_data, batch.mc_return, cfg),
         gradient_error(
             exact.at(batch.z.double(), batch.proprio.double(), batch.centre.double()), batch.chunk.double(), cfg, rng
         ),
-        gradient_ordering(scaled(q_fn, q_std), batch.chunk, cfg),
+        gradient_ordering(scaled(q_fn, q_std), batch.chunk, space, cfg),
         head_disagreement(q_proposals, cfg),
         confirmed_gain(q_proposals, cfg),
     ]
-    if not critic.cfg.residual:  # another state's chunk is far from the base's here, where residuals were never seen
+    if not critic.cfg.relative:  # another state's chunk is farther from the base's than anything it has seen
         gates.append(own_action(q_fn, batch.chunk, cfg))
     return GateReport(tuple(gates))
 
@@ -164,10 +165,10 @@ def gradient_error(q_fn: QFunction, chunk: Tensor, cfg: GateCfg, rng: Generator,
     )
 
 
-def gradient_ordering(q_fn: QFunction, chunk: Tensor, cfg: GateCfg) -> Gate:
+def gradient_ordering(q_fn: QFunction, chunk: Tensor, space: CriticSpace, cfg: GateCfg) -> Gate:
     """The first step of the ascent, forward and backward, against staying."""
     q, grad = value_and_gradient(q_fn, chunk)
-    move = cfg.ascent.step_size * clip_norm(grad, cfg.ascent.grad_clip)
+    move = cfg.ascent.step_size * space.uphill(grad, cfg.ascent.grad_clip)
     with torch.no_grad():
         up, down = q_fn(torch.stack([chunk + move, chunk - move])).mean(0)  # (b,) each
     return Gate(

@@ -33,7 +33,7 @@ class ChunkBatch:
     next_centre: Tensor  # (b, C, d) the base policy's chunk without noise there
     mc_return: Tensor  # (b,) G, discounted return to go
     proposals: Tensor  # (b, N, C, d) base-policy chunks at (z, proprio); N = 0 where nothing needs them
-    weight: Tensor  # (b,) weight of each chunk in the loss; 0 leaves it out
+    weight: Tensor  # (b,) weight of each chunk in the loss, 0 leaves it out; or (b, heads)
 
 
 class CriticObjective(Protocol):
@@ -56,13 +56,16 @@ def td_target(batch: ChunkBatch, next_value: Tensor) -> Tensor:
 
 
 def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
-    """Mean over heads and weighted mean over the batch: (..., b), (b,) -> scalar. Zero if all weights are."""
+    """Mean over heads and weighted mean over the batch: (..., b), (b,) or (b, heads) -> scalar. Zero if all weights are."""
+    if weight.ndim == 2 and x.ndim == 2:  # heads weigh chunks differently
+        return ((x * weight.T).sum(1) / weight.sum(0).clamp(min=1e-8)).mean()
+    shared = weight if weight.ndim == 1 else weight.mean(1)
     per_chunk = x.flatten(0, -2).mean(0) if x.ndim > 1 else x  # (b,)
-    return (per_chunk * weight).sum() / weight.sum().clamp(min=1e-8)
+    return (per_chunk * shared).sum() / shared.sum().clamp(min=1e-8)
 
 
 def td_loss(q: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """mean_m (Q_m - y)^2: (heads, b), (b,), (b,) -> scalar."""
+    """mean_m (Q_m - y)^2: (heads, b), (b,), (b,) or (b, heads) -> scalar."""
     return weighted_mean((q - y).square(), weight)
 
 

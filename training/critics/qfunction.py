@@ -26,6 +26,13 @@ def scaled(q_fn: QFunction, q_std: float) -> QFunction:
     return lambda chunk: q_fn(chunk) / q_std
 
 
+def advantage(q_fn: QFunction, chunk: Tensor) -> QFunction:
+    """Every head's Q over its own Q of `chunk` (b, C, d): what the heads disagree on about the states themselves is left
+    out, so that a lower confidence bound is one of what the action adds."""
+    there = q_fn(chunk).detach()  # (heads, b)
+    return lambda x: q_fn(x) - there.view(len(there), *(1,) * (x.ndim - 3), -1)
+
+
 def value_and_gradient(q_fn: QFunction, chunk: Tensor, pessimism: float = 0.0) -> tuple[Tensor, Tensor]:
     """Pooled Q (..., b) and its gradient at `chunk` (..., b, C, d). Leaves no gradient on any parameter."""
     with torch.enable_grad():

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from ...robot.errors import ConfigError
 from ..policy import exec_view
+from .qfunction import clip_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,7 @@ class CriticSpace:
 
     low: Tensor  # (C, d) normalised
     high: Tensor  # (C, d) normalised
+    directions: Tensor | None = None  # (C d, k) orthogonal: an ascent moves along these only, measured in their lengths
 
     def __post_init__(self) -> None:
         if self.low.ndim != 2 or self.low.shape != self.high.shape:
@@ -71,10 +73,29 @@ class CriticSpace:
         move stays where it is, even outside."""
         return torch.minimum(torch.maximum(chunk, torch.minimum(self.low, start)), torch.maximum(self.high, start))
 
+    def uphill(self, grad: Tensor, max_norm: float) -> Tensor:
+        """One ascent's move (..., C, d) for a gradient, clipped to `max_norm`.
+
+        In normalised units, or with directions D in units of their lengths: D clip(D^T grad), steepest ascent in the
+        metric in which the policy's own spread is a sphere. Away from what the policy does, a critic knows nothing.
+        """
+        if self.directions is None:
+            return clip_norm(grad, max_norm)
+        along = clip_norm((grad.flatten(-2) @ self.directions)[..., None], max_norm)[..., 0]  # (..., k)
+        return (along @ self.directions.T).unflatten(-1, self.low.shape)
+
+    def gradient_of(self, move: Tensor) -> Tensor:
+        """The gradient (..., C, d) whose unclipped `uphill` is `move` (..., C, d)."""
+        if self.directions is None:
+            return move
+        along = move.flatten(-2) @ self.directions / self.directions.square().sum(0).square()  # (..., k)
+        return (along @ self.directions.T).unflatten(-1, self.low.shape)
+
     def uniform(self, *lead: int, rng: Generator) -> Tensor:
         """(*lead, C, d) uniform in the box."""
         u = torch.rand(*lead, *self.low.shape, generator=rng, device=rng.device).to(self.low)
         return self.low + u * (self.high - self.low)
 
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(self.low.to(device), self.high.to(device))
+        directions = None if self.directions is None else self.directions.to(device)
+        return type(self)(self.low.to(device), self.high.to(device), directions)

@@ -7,7 +7,8 @@ bias on the actions, not something the critic knows about the state.
 import torch
 from torch import Tensor
 
-from ..critics.qfunction import QFunction, clip_norm, value_and_gradient
+from ..critics.qfunction import QFunction, value_and_gradient
+from ..critics.space import CriticSpace
 
 
 def no_op() -> QFunction:
@@ -20,14 +21,14 @@ def constant_direction(m: Tensor) -> QFunction:
     return lambda chunk: (chunk * m).sum((-2, -1))[None]
 
 
-def mean_direction(q_fn: QFunction, chunks: Tensor, *, grad_clip: float) -> Tensor:
-    """The one direction that says most of what the critic says: its mean gradient over states, as long as its clipped
-    gradients are on average, so that the control moves as far as the critic does.
+def mean_direction(q_fn: QFunction, chunks: Tensor, space: CriticSpace, *, grad_clip: float) -> Tensor:
+    """The one direction that says most of what the critic says: the gradient whose move is the critic's mean move over
+    states, as long as its moves are on average, so that the control goes as far as the critic does.
 
     chunks (..., b, C, d) at the `b` states of `q_fn` -> (C, d).
     """
     _, grad = value_and_gradient(q_fn, chunks)
-    clipped = clip_norm(grad, grad_clip).flatten(0, -3)  # (n, C, d)
-    mean = clipped.mean(0)
-    length = torch.linalg.vector_norm(clipped, dim=(-2, -1)).mean()
-    return mean * (length / torch.linalg.vector_norm(mean).clamp(min=1e-12))
+    moves = space.uphill(grad, grad_clip).flatten(0, -3)  # (n, C, d)
+    mean = moves.mean(0)
+    length = torch.linalg.vector_norm(moves, dim=(-2, -1)).mean()
+    return space.gradient_of(mean * (length / torch.linalg.vector_norm(mean).clamp(min=1e-12)))

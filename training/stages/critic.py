@@ -1,7 +1,7 @@
 """Training the chunk critic on rollouts, and holding its gates."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..critics.gate_report import Gate, GateReport
 from ..critics.gates import GateCfg, critic_gates
 from ..critics.iql import IQL, IQLCfg
 from ..critics.objective import ChunkBatch
+from ..critics.qfunction import QFunction, advantage, scaled
 from ..critics.sarsa import Sarsa, SarsaCfg
 from ..critics.space import CriticSpace
 from ..curves import plot
@@ -34,7 +35,7 @@ from .sft import split_episodes, weights_hash
 
 Objective = CalQLCfg | IQLCfg | SarsaCfg
 
-CRITIC_TRAIN = TrainCfg(steps=2500, lr=3e-4, weight_decay=0.01, eval_every=500, final_lr=0.1)
+CRITIC_TRAIN = TrainCfg(steps=800, lr=3e-4, weight_decay=0.01, eval_every=200, final_lr=0.1)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class CriticStageCfg:
     """Folder of this run."""
     cache: Path = Path("runs/cache")
     """Where prefix outputs are kept."""
+    bayesian_bootstrap: bool = True
+    """Every head weighs the episodes differently (exponential weights), so that heads disagree on what chance decided."""
+    z_noise: float = 2.0
+    """Standard deviation of noise on the RL token in training, which has unit mean square: few episodes are otherwise
+    learned by heart."""
     objective: Objective = field(default_factory=lambda: SarsaCfg(monte_carlo=1.0))
     network: CriticCfg = field(default_factory=embedded_critic)
     discount: float = 0.99
@@ -77,6 +83,17 @@ class Critic:
     space: CriticSpace
     q_std: float  # of Q over the data: guidance weights are in units of it
     rlt: Path
+
+    def judge(self, z: Tensor, proprio: Tensor, centre: Tensor | None) -> QFunction:
+        """What selection and ascents go by in these states: Q in units of `q_std`, over that of the base policy's chunk
+        without noise if the critic sees chunks relative to it."""
+        q_fn = self.ensemble.at(z, proprio, centre)
+        return scaled(q_fn if centre is None else advantage(q_fn, centre), self.q_std)
+
+    @property
+    def needs_centre(self) -> bool:
+        """Whether `judge` has to be given the base policy's chunk without noise."""
+        return self.ensemble.cfg.relative
 
 
 def run_critic(cfg: CriticStageCfg) -> Metrics:
@@ -112,7 +129,7 @@ def load_critic(out: Path) -> Critic:
     run.read_manifest(out)
     meta = json.loads((out / "critic.json").read_text())
     tensors = load_file(out / "critic.safetensors")
-    space = CriticSpace(tensors.pop("space.low"), tensors.pop("space.high"))
+    low, high = tensors.pop("space.low"), tensors.pop("space.high")
     network: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in meta["network"].items() if k != "type"
     }
@@ -123,10 +140,11 @@ def load_critic(out: Path) -> Critic:
         cfg,
         z_dim=state["state_layers.0.weight"].shape[1] - cfg.proprio_width,
         proprio_dim=proprio_dim,
-        chunk_shape=(space.n_action_steps, space.real_dim),
+        chunk_shape=(low.shape[0], low.shape[1]),
         rng=Generator(),
     )
     ensemble.load_state_dict(state)
+    space = CriticSpace(low, high, ensemble.directions)
     return Critic(ensemble.requires_grad_(False).eval(), space, meta["q_std"], Path(meta["rlt"]))
 
 
@@ -145,16 +163,19 @@ def add_gate(out: Path, gate: Gate) -> GateReport:
 
 @dataclass(frozen=True, eq=False)
 class ChunkData:
-    """All transitions as tensors, and which are held out."""
+    """All transitions as tensors, which episode they are from, and which are held out."""
 
     batch: ChunkBatch
+    episode: Tensor  # (n,) int, unique over all datasets
     held_out: Tensor  # (n,) bool
 
     @staticmethod
     def cat(parts: "list[ChunkData]") -> "ChunkData":
         names = ChunkBatch.__dataclass_fields__
         joined = {n: torch.cat([getattr(p.batch, n) for p in parts]) for n in names}
-        return ChunkData(ChunkBatch(**joined), torch.cat([p.held_out for p in parts]))
+        first = np.cumsum([0, *(int(p.episode.max()) + 1 for p in parts)])
+        episode = torch.cat([p.episode + int(n) for p, n in zip(parts, first, strict=False)])
+        return ChunkData(ChunkBatch(**joined), episode, torch.cat([p.held_out for p in parts]))
 
 
 def chunk_data(policy: PI05MiniPolicy, cache: PrefixCache, z: Tensor, cfg: CriticStageCfg) -> ChunkData:
@@ -191,7 +212,7 @@ def chunk_data(policy: PI05MiniPolicy, cache: PrefixCache, z: Tensor, cfg: Criti
         weight=_tensor(steps.weight),
     )
     _, held_out = split_episodes(cache.episodes, cfg.held_out)
-    return ChunkData(batch, torch.from_numpy(np.isin(steps.episode, held_out)))
+    return ChunkData(batch, torch.from_numpy(steps.episode), torch.from_numpy(np.isin(steps.episode, held_out)))
 
 
 def _nearest(row_of: dict[tuple[int, int], int], episode: int, frame: int) -> tuple[int, int]:
@@ -216,13 +237,18 @@ class CriticStage:
 
     def __init__(self, data: ChunkData, cfg: CriticStageCfg) -> None:
         self._cfg = cfg
-        self._train, self._held_out = select(data.batch, ~data.held_out), select(data.batch, data.held_out)
+        rng = Generator().manual_seed(cfg.train.seed)
+        weighted = data.batch
+        if cfg.bayesian_bootstrap:
+            of_episode = -torch.rand(int(data.episode.max()) + 1, cfg.network.n_heads, generator=rng).log()
+            weighted = replace(weighted, weight=weighted.weight[:, None] * of_episode[data.episode])
+        self._train, self._held_out = select(weighted, ~data.held_out), select(data.batch, data.held_out)
         b = self._train
         self.space = CriticSpace.of_data(torch.cat([b.chunk, b.proposals.flatten(0, 1)]), margin=0.05)
-        rng = Generator().manual_seed(cfg.train.seed)
         shape = {"z_dim": b.z.shape[1], "proprio_dim": b.proprio.shape[1]}
         self.critic = CriticEnsemble(cfg.network, **shape, chunk_shape=(b.chunk.shape[1], b.chunk.shape[2]), rng=rng)
-        self.critic.fit_residual(b.chunk, b.centre)
+        self.critic.fit_directions(b.chunk, b.centre)
+        self.space = replace(self.space, directions=self.critic.directions)
         self._target = frozen_copy(self.critic)
         self._objective = make_objective(cfg, self.space, shape, rng)
         # The target network is in the module so that a resumed run finds it again.
@@ -232,7 +258,10 @@ class CriticStage:
 
     def loss(self, rng: Generator) -> tuple[Tensor, Metrics]:
         index = torch.randint(len(self._train.weight), (self._cfg.batch_size,), generator=rng)
-        loss, metrics = self._objective.loss(self.critic, self._target, select(self._train, index), rng)
+        batch = select(self._train, index)
+        noise = self._cfg.z_noise * torch.randn(2, *batch.z.shape, generator=rng)
+        batch = replace(batch, z=batch.z + noise[0], next_z=batch.next_z + noise[1])
+        loss, metrics = self._objective.loss(self.critic, self._target, batch, rng)
         return loss, {k: float(v) for k, v in metrics.items()}
 
     def after_step(self) -> None:

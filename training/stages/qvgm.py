@@ -13,7 +13,7 @@ from ...robot.errors import CheckpointError
 from .. import run
 from ..critics.ascent import embedded_ascent
 from ..critics.ema import frozen_copy
-from ..critics.qfunction import QFunction, scaled
+from ..critics.qfunction import QFunction
 from ..curves import plot
 from ..extraction.controls import constant_direction, mean_direction, no_op
 from ..extraction.qvgm import QVGM, QVGMCfg
@@ -99,7 +99,7 @@ class QVGMStage:
     ) -> None:
         self._policy, self._critic, self._cfg = policy, critic, cfg
         self._caches, self._zs = caches, zs
-        self._centres = [base_centres(policy, c) for c in caches]
+        self._centres = [base_centres(policy, c) for c in caches] if critic.needs_centre else []
         base = frozen_copy(policy)
         policy.requires_grad_(False)
         policy.expert.requires_grad_(True)
@@ -132,11 +132,11 @@ class QVGMStage:
         return self._true_q(which, rows, state)
 
     def _true_q(self, which: int, rows: np.ndarray, state: Tensor) -> QFunction:
-        """The critic at these states, in units of its standard deviation."""
+        """The critic at these states."""
         proprio = self._policy.state_norm.normalise(state)
         index = torch.from_numpy(rows)
-        q_fn = self._critic.ensemble.at(self._zs[which][index], proprio, self._centres[which][index])
-        return scaled(q_fn, self._critic.q_std)
+        centre = self._centres[which][index] if self._critic.needs_centre else None
+        return self._critic.judge(self._zs[which][index], proprio, centre)
 
     def _constant(self) -> Tensor:
         """The one direction that says most of what the critic says on the training states."""
@@ -149,7 +149,7 @@ class QVGMStage:
             x = sample(self._policy, ctx, noise, flow_steps=self._cfg.method.flow_steps)
         chunks = self._critic.space.view(x)
         clip = self._cfg.method.ascent.grad_clip
-        return mean_direction(self._true_q(which, rows, ctx.state), chunks, grad_clip=clip)
+        return mean_direction(self._true_q(which, rows, ctx.state), chunks, self._critic.space, grad_clip=clip)
 
     def after_step(self) -> None:
         pass
