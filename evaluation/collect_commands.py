@@ -31,7 +31,7 @@ def demos(
     Args:
         out: LeRobot dataset to make, or to go on with.
         tasks: What to demonstrate.
-        episodes: Successful demonstrations per task.
+        episodes: Demonstrations per task. With the scripted operator, attempts: those that fail are not kept.
         device: Who demonstrates.
         tremor: Standard deviation, m, of the scripted operator's unsteady hand; 0 for a path as clean as can be.
         repetition: Which of the ten independent sets of seeds.

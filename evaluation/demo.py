@@ -102,7 +102,7 @@ def run_loop(plan: Plan) -> None:
     with _step(
         console,
         "1/7  demonstrations",
-        f"{plan.demos} per task, by a scripted operator with an unsteady hand, through the teleop seam",
+        f"{plan.demos} attempts per task (failures are not kept) by a scripted operator with an unsteady hand, through the teleop seam",
     ):
         jobs = interleaved("demos", tasks, plan.demos, plan.repetition)
         collect(

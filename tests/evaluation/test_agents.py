@@ -11,7 +11,8 @@ from armflow.robot.kinematics import Kinematics
 from armflow.robot.rig import load_rig
 from armflow.robot.seeds import seeds
 from armflow.training.pi05_mini.load import SHIPPED
-from armflow.training.policy import Context, ObsBatch
+from armflow.training.policy import Context, ObsBatch, exec_view
+from armflow.training.proposals import centre
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,16 @@ def test_a_bent_chunk_ends_where_it_was_asked_to() -> None:
     X_before, X_after = kinematics.forward(home), kinematics.forward(bend(actions, offset_m, 8, kinematics)[7, :7])
     np.testing.assert_allclose(X_after[:3, 3] - X_before[:3, 3], offset_m, atol=5e-4)
     np.testing.assert_allclose(X_after[:3, :3], X_before[:3, :3], atol=2e-3)
+
+
+def test_without_noise_a_policy_does_the_middle_of_what_it_would_do(ctx: Context) -> None:
+    """The control agent and the centre of critics agree, whatever the seed."""
+    agent = Plain(SHIPPED, noise_std=0.0)
+    policy = agent.load().policy
+    x = _draw(agent, ctx)
+    assert torch.equal(x, agent.load().sampler(ctx, torch.Generator().manual_seed(4)))
+    assert torch.allclose(centre(policy, ctx), exec_view(x, policy.n_action_steps, policy.real_dim), atol=1e-5)
+    assert agent.fingerprint != Plain(SHIPPED).fingerprint
 
 
 def test_exploring_agents_are_told_apart_by_their_fingerprint() -> None:

@@ -15,7 +15,7 @@ from armflow.robot.twin.tasks import TASKS, get_task
 from armflow.robot.types import ArmState, Observation
 from armflow.teleop.collect import CollectCfg
 from armflow.teleop.device import TeleopInput, ToolPose
-from armflow.teleop.expert import OPEN, ExpertCfg, ScriptedExpert
+from armflow.teleop.expert import OPEN, ExpertCfg, ScriptedExpert, unsteady
 from armflow.teleop.source import TeleopSource
 
 HOME = np.array(load_rig().arm.home_q)
@@ -113,6 +113,22 @@ def test_it_keeps_to_its_pace(cell: Cell) -> None:
     steps = np.linalg.norm(np.diff(wished_positions(attempt(cell, "pick_peach", 3, cfg).device.said), axis=0), axis=1)
     fastest = steps.max() * cell.rig.control_hz
     assert 0.9 * 0.2 < fastest < 0.2 + 1e-9
+
+
+def test_an_unsteady_hand_trembles_next_to_things_too(cell: Cell) -> None:
+    """Where the tool is while the gripper closes, over seeds: spread by about the tremor, and not at all without."""
+
+    def misses(cfg: ExpertCfg) -> np.ndarray:
+        found = []
+        for seed in range(8):
+            said = attempt(cell, "pick_peach", seed, cfg).device.said
+            at = next(w.target.X_BE[:3, 3] for w in said if w.gripper < OPEN and isinstance(w.target, ToolPose))
+            peach = cell.reset(get_task("pick_peach"), seed).world.position("peach")
+            found.append((at - peach)[:2])
+        return np.array(found)
+
+    assert np.abs(misses(ExpertCfg())).max() < 0.012
+    assert 0.008 < misses(unsteady(0.02)).std() < 0.04
 
 
 def test_it_wanders_as_much_as_it_is_told(cell: Cell) -> None:

@@ -11,7 +11,7 @@ from armflow.training.critics.cal_ql import CalQL, CalQLCfg, conservative_gap
 from armflow.training.critics.ema import ema_update, frozen_copy
 from armflow.training.critics.ensemble import CriticCfg, CriticEnsemble, ValueNet
 from armflow.training.critics.iql import IQL, IQLCfg, expectile_loss
-from armflow.training.critics.objective import ChunkBatch, CriticObjective, td_target
+from armflow.training.critics.objective import ChunkBatch, CriticObjective, td_target, weighted_mean
 from armflow.training.critics.sarsa import Sarsa, SarsaCfg
 from armflow.training.critics.space import CriticSpace
 
@@ -78,6 +78,15 @@ def test_without_a_return_to_calibrate_by_it_is_cql() -> None:
     gap = conservative_gap(q_data, q_uniform, q_policy, torch.full((5,), -math.inf), temperature=0.7)
     cql = 0.7 * torch.logsumexp(torch.cat([q_uniform, q_policy], 1) / 0.7, 1) - q_data
     assert torch.equal(gap, cql)
+
+
+def test_heads_may_weigh_chunks_differently() -> None:
+    """(b, heads): each head's own weighted mean, then the mean over heads; what has no heads is weighed by their mean."""
+    x = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    weight = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    assert float(weighted_mean(x, weight)) == pytest.approx((1.5 + 6.0) / 2)
+    assert float(weighted_mean(x[0], weight)) == pytest.approx((0.5 * 1 + 0.5 * 2 + 1.0 * 3) / 2)
+    assert float(weighted_mean(x, torch.ones(3, 2))) == pytest.approx(float(weighted_mean(x, torch.ones(3))))
 
 
 def test_uniform_proposals_are_not_calibrated() -> None:
