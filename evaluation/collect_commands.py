@@ -1,12 +1,14 @@
 """`armflow collect ...`."""
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
+from ..datasets.labels import newest_labels
 from ..robot.clock import MonotonicClock
-from ..robot.rig import DEFAULT_RIG, load_rig
-from ..robot.seeds import seeds
-from ..teleop.collect import CollectCfg, Job, Scripted, collect
+from ..robot.rig import DEFAULT_RIG, Rig, load_rig
+from ..robot.seeds import SLOT, seeds
+from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect
 from ..teleop.expert import unsteady
 from ..teleop.session import teleoperate
 
@@ -31,7 +33,7 @@ def demos(
     Args:
         out: LeRobot dataset to make, or to go on with.
         tasks: What to demonstrate.
-        episodes: Demonstrations per task. With the scripted operator, attempts: those that fail are not kept.
+        episodes: Successful demonstrations per task.
         device: Who demonstrates.
         tremor: Standard deviation, m, of the scripted operator's unsteady hand; 0 for a path as clean as can be.
         repetition: Which of the ten independent sets of seeds.
@@ -45,8 +47,7 @@ def demos(
         jobs = [Job(t, s) for t in tasks for s in seeds("demos", t, episodes, repetition)]
         teleoperate(cell, jobs, out, clock=MonotonicClock(), rerun=rerun)
         return
-    jobs = interleaved("demos", tasks, episodes, repetition)
-    collect(cell, jobs, Scripted(unsteady(tremor)), out, CollectCfg(workers, keep_failures=False))
+    demonstrate(cell, tasks, episodes, Scripted(unsteady(tremor)), out, repetition=repetition, workers=workers)
 
 
 def rollouts(
@@ -81,6 +82,27 @@ def rollouts(
     jobs = interleaved("rollouts", tasks, episodes, repetition)
     factory = AgentFactory(Exploring(policy, exploration) if exploration else Plain(policy))
     collect(load_rig(rig).with_image_size(*image_size), jobs, factory, out, CollectCfg(workers))
+
+
+def demonstrate(
+    rig: Rig, tasks: tuple[str, ...], n: int, operator: SourceFactory, out: Path, *, repetition: int, workers: int
+) -> None:
+    """Record the first `n` seeds of every task with which the operator succeeds. Failed attempts are not kept, and not made
+    again: episodes are committed in the order of their seeds, so what lies before a kept one has been tried."""
+    tried = dict.fromkeys(tasks, 0)  # seeds, from the first one on
+    while True:
+        kept = {label.seed for label in newest_labels(out).values()}
+        todo: list[list[Job]] = []
+        for task in tasks:
+            possible = seeds("demos", task, SLOT, repetition)
+            found = [i for i, seed in enumerate(possible) if seed in kept]
+            start = max(tried[task], found[-1] + 1 if found else 0)
+            tried[task] = start + max(0, n - len(found))
+            todo.append([Job(task, seed) for seed in possible[start : tried[task]]])
+        if not any(todo):
+            return
+        turns = [job for row in zip_longest(*todo) for job in row if job is not None]
+        collect(rig, turns, operator, out, CollectCfg(workers, keep_failures=False))
 
 
 def interleaved(purpose: Literal["demos", "rollouts"], tasks: tuple[str, ...], n: int, repetition: int) -> list[Job]:

@@ -23,7 +23,7 @@ from ..training.stages.rlt import RLT_TRAIN, RLTStageCfg, run_rlt
 from ..training.stages.sft import SFT_TRAIN, SFTCfg, run_sft
 from ..training.summary import show
 from .agents import AnyAgent, Plain, QGuidance, QSelection
-from .collect_commands import TREMOR_M, interleaved
+from .collect_commands import TREMOR_M, demonstrate, interleaved
 from .commands import show_study
 from .critic_trial import try_critic
 from .report import Extra
@@ -38,7 +38,7 @@ class Plan:
     """All sizes of one run of the loop."""
 
     out: Path
-    demos: int = 30
+    demos: int = 15
     tremor_m: float = TREMOR_M
     rollouts: int = 200
     critic_trials: int = 50
@@ -99,15 +99,9 @@ def run_loop(plan: Plan) -> None:
     console = Console()
     started = time.monotonic()
 
-    with _step(
-        console,
-        "1/7  demonstrations",
-        f"{plan.demos} attempts per task (failures are not kept) by a scripted operator with an unsteady hand, through the teleop seam",
-    ):
-        jobs = interleaved("demos", tasks, plan.demos, plan.repetition)
-        collect(
-            rig, jobs, Scripted(unsteady(plan.tremor_m)), out / "demos", CollectCfg(plan.workers, keep_failures=False)
-        )
+    with _step(console, "1/7  demonstrations", f"{plan.demos} per task, by a scripted operator with an unsteady hand"):
+        operator = Scripted(unsteady(plan.tremor_m))
+        demonstrate(rig, tasks, plan.demos, operator, out / "demos", repetition=plan.repetition, workers=plan.workers)
 
     with _step(console, "2/7  SFT", "the action expert learns from the demos, the vision-language prefix stays frozen"):
         sft = SFTCfg(out / "demos", out / "sft", cache=cache, train=plan.sft)

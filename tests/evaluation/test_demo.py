@@ -31,7 +31,7 @@ def test_the_whole_loop_ends_with_a_report_and_is_not_run_twice(tmp_path: Path) 
     assert load_policy(tmp_path / "qvgm").chunk_size == 16
     results = (tmp_path / "comparison/results.jsonl").read_text().splitlines()
     comparison = json.loads((tmp_path / "comparison/comparison.json").read_text())
-    assert comparison["finished"] == 5 * 2 * 4  # policies, tasks, trials
+    assert comparison["finished"] == 6 * 2 * 4  # policies, tasks, trials
     assert set(comparison["policies"]) == {"base", "SFT", "SFT, no noise", "Q-selection", "Q-guidance", "Q-VGM"}
     assert "report.html" in printed and (tmp_path / "comparison/report.html").stat().st_size > 10_000
 

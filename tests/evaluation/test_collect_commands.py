@@ -1,0 +1,47 @@
+"""Demonstrations until there are enough that succeeded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from armflow.datasets.labels import newest_labels
+from armflow.evaluation.collect_commands import demonstrate
+from armflow.robot.control import CommandSource
+from armflow.robot.rig import Rig, load_rig
+from armflow.robot.seeds import seeds
+from armflow.robot.twin.cell import Episode
+from armflow.teleop.collect import Scripted
+from armflow.teleop.expert import ExpertCfg
+
+TASKS = ("pick_peach", "stack_bowls")
+
+
+@dataclass(frozen=True)
+class Moody:
+    """Gets nowhere with some seeds."""
+
+    fails: frozenset[int]
+    tried: Path  # a line per attempt, since workers are processes
+    operator: str = "moody"
+    policy_hash: str = ""
+
+    def __call__(self, episode: Episode, rig: Rig, seed: int) -> CommandSource:
+        with self.tried.open("a") as file:
+            file.write(f"{seed}\n")
+        return Scripted(ExpertCfg(speed_m_s=0.01, slow_m_s=0.01) if seed in self.fails else ExpertCfg())(
+            episode, rig, seed
+        )
+
+
+def test_failed_attempts_are_made_up_for_and_not_made_again(tmp_path: Path) -> None:
+    peach, bowls = (seeds("demos", t, 4, 9) for t in TASKS)
+    operator = Moody(frozenset({peach[0], peach[2]}), tmp_path / "tried")
+    rig, out = load_rig().with_image_size(32, 24), tmp_path / "demos"
+    demonstrate(rig, TASKS, 2, operator, out, repetition=9, workers=1)
+    kept = {label.seed for label in newest_labels(out).values()}
+    assert kept == {peach[1], peach[3], bowls[0], bowls[1]}
+    attempts = [int(line) for line in operator.tried.read_text().split()]
+    assert sorted(attempts) == sorted({*peach, *bowls[:2]})
+    again = Moody(frozenset(), tmp_path / "again")  # all that is there is enough
+    demonstrate(rig, TASKS, 2, again, out, repetition=9, workers=1)
+    assert {label.seed for label in newest_labels(out).values()} == kept
+    assert not again.tried.exists(), "nothing was tried again"
