@@ -227,6 +227,12 @@ def test_an_advantage_is_zero_where_it_is_taken_over(rng: torch.Generator, make_
     assert torch.allclose(over(both)[:, 0], q_fn(batch.centre) - q_fn(batch.chunk), atol=1e-5)
 
 
+def test_too_few_chunks_for_the_directions_are_refused(rng: torch.Generator, make_batch: MakeBatch) -> None:
+    batch = make_batch(b=5)
+    with pytest.raises(ConfigError, match="5 chunks do not have 6 directions; collect more rollouts"):
+        relative_critic(rng).fit_directions(batch.chunk, batch.centre)
+
+
 @pytest.mark.parametrize(
     ("k", "message"), [(0, "mahalanobis must be >= 1"), (7, "7 directions in chunks of 6 numbers")]
 )

@@ -45,9 +45,9 @@ class CriticCfg:
 def embedded_critic() -> CriticCfg:
     """For a 2-core CPU and a few hundred rollouts.
 
-    So few binary outcomes cannot tell 64 slopes apart: measured one by one, each is within three standard errors of zero,
-    and an ascent along all of them ends where the policy has never been. Where it matters that a chunk is unusual for the
-    policy they can tell, so that is what these heads see; ten, for a usable disagreement.
+    So few binary outcomes do not determine a slope along every direction of a chunk: an ascent along all of them ends where
+    the policy has never been. Where it matters that a chunk is unusual for the policy they do determine, so that is what
+    these heads see; ten, for a usable disagreement.
     """
     return CriticCfg(n_heads=10, hidden=(256, 256), proprio_width=64, mahalanobis=40)
 
@@ -100,8 +100,12 @@ class CriticEnsemble(nn.Module):
             self.directions = torch.eye(math.prod(chunk_shape))[:, : cfg.mahalanobis].clone()
 
     def fit_directions(self, chunk: Tensor, centre: Tensor) -> None:
-        """Take the directions from data: chunks (n, C, d) and the base policy's (n, C, d)."""
+        """Take the directions from data: chunks (n, C, d) and the base policy's (n, C, d). Raises if there are too few."""
         if self.directions is not None:
+            if len(chunk) < self.directions.shape[1]:
+                raise ConfigError(
+                    f"critic: {len(chunk)} chunks do not have {self.directions.shape[1]} directions; collect more rollouts"
+                )
             _, length, direction = torch.linalg.svd((chunk - centre).flatten(1).double(), full_matrices=False)
             deviation = (length / math.sqrt(len(chunk))).clamp(min=1e-4)
             self.directions.copy_((direction.T * deviation)[:, : self.cfg.mahalanobis])
@@ -111,9 +115,9 @@ class CriticEnsemble(nn.Module):
         return self.at(z, proprio, centre)(chunk)
 
     def at(self, z: Tensor, proprio: Tensor, centre: Tensor | None = None) -> QFunction:
-        """Q of these states as a function of the chunk; `centre` (b, C, d), the base policy's chunk without noise there, is needed
-        by a critic of distances only. The state's share of the first layer, most of the work, is computed once here,
-        however many candidates follow."""
+        """Q of these states as a function of the chunk; `centre` (b, C, d), the base policy's chunk without noise there, is
+        needed by a critic of distances only. The state's share of the first layer, most of the work, is computed once
+        here, however many candidates follow."""
         if centre is None and self.cfg.relative:
             raise ConfigError("critic: it sees how far a chunk is from the base policy's, and was not given that")
         n, b = self.cfg.n_heads, z.shape[0]
