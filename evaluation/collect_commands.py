@@ -13,7 +13,7 @@ from ..teleop.expert import unsteady
 from ..teleop.session import teleoperate
 
 TaskName = Literal["pick_peach", "stack_bowls"]
-TREMOR_M = 0.028  # of the scripted operator's hand
+TREMOR_M = 0.025  # of the scripted operator's hand
 
 
 def demos(
