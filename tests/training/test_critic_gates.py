@@ -110,7 +110,7 @@ def test_an_untrained_critic_may_not(
 ) -> None:
     report = critic_gates(make_critic(), rows(task, slice(0, 64)), space, CFG, rng)
     assert not report.passed
-    assert {"return error", "head disagreement"} <= {gate.name for gate in report.failures}
+    assert {"return ranking", "head disagreement"} <= {gate.name for gate in report.failures}
 
 
 def test_a_critic_that_ignores_the_action_is_caught(

@@ -31,8 +31,8 @@ class GateCfg:
     ascent: AscentCfg = AscentCfg()  # the displacement that will be applied to the policy
     min_action_sensitivity: float = 0.05  # within / between states; a critic that ignored the action had about 0.004
     max_global_direction: float = 0.85  # critics that did no better than a constant bias had 0.91 to 0.94
-    max_error_ratio: float = 1.0  # |Q - G| over that of the mean return; 1 knows nothing of the state
-    min_rank_correlation: float = 0.3  # Spearman of Q and G; the policy trembles, and chance decides much: 0.37 to 0.5
+    max_error_ratio: float = 0.9  # |Q - G| over that of the mean return; 1 knows nothing of the state
+    min_rank_correlation: float = 0.4  # Spearman of Q and G; below, the ranking is mostly noise (a good one: 0.8)
     max_gradient_error: float = 1e-3  # relative, in fp64; more is a gradient that does not belong to Q
     min_ordered: float = 0.95  # states with Q(A + step) > Q(A) > Q(A - step); fewer: the step outruns the gradient
     min_own_action: float = 0.6  # states that prefer their own chunk to another state's; 0.5 is chance
