@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..datasets.labels import newest_labels
 from ..robot.clock import MonotonicClock
+from ..robot.errors import DataError
 from ..robot.rig import DEFAULT_RIG, Rig, load_rig
 from ..robot.seeds import SLOT, seeds
 from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect
@@ -14,6 +15,7 @@ from ..teleop.session import teleoperate
 
 TaskName = Literal["pick_peach", "stack_bowls"]
 TREMOR_M = 0.025  # of the scripted operator's hand
+MAX_ATTEMPTS = 20  # per demonstration asked for; who needs more should not be imitated
 
 
 def demos(
@@ -68,8 +70,8 @@ def rollouts(
         out: LeRobot dataset to make, or to go on with.
         tasks: What to try.
         episodes: Attempts per task; failures are kept, they are what the critic learns from.
-        exploration: Standard deviation per axis, m, of where the tool is moved to in every other chunk; 0 for none. A
-            policy that never does anything else teaches its critic nothing.
+        exploration: Standard deviation per axis, m, of where the tool is moved to in every other chunk; 0 for none. For
+            a policy that hardly varies by itself: it would teach its critic nothing.
         repetition: Which of the ten independent sets of seeds.
         image_size: Width and height of the recorded images, px.
         workers: Episodes simulated at a time.
@@ -88,14 +90,22 @@ def demonstrate(
     rig: Rig, tasks: tuple[str, ...], n: int, operator: SourceFactory, out: Path, *, repetition: int, workers: int
 ) -> None:
     """Record the first `n` seeds of every task with which the operator succeeds. Failed attempts are not kept, and not made
-    again: episodes are committed in the order of their seeds, so what lies before a kept one has been tried."""
+    again: episodes are committed in the order of their seeds, so what lies before a kept one has been tried.
+
+    Raises DataError if the operator hardly ever succeeds.
+    """
     tried = dict.fromkeys(tasks, 0)  # seeds, from the first one on
     while True:
         kept = {label.seed for label in newest_labels(out).values()}
         todo: list[list[Job]] = []
         for task in tasks:
-            possible = seeds("demos", task, SLOT, repetition)
+            possible = seeds("demos", task, min(MAX_ATTEMPTS * n, SLOT), repetition)
             found = [i for i, seed in enumerate(possible) if seed in kept]
+            if len(found) < n and tried[task] >= len(possible):
+                raise DataError(
+                    f"{out}: {len(found)} of {len(possible)} attempts at {task} succeeded, {n} were asked for; "
+                    "an operator with a steadier hand (--tremor) succeeds more often"
+                )
             start = max(tried[task], found[-1] + 1 if found else 0)
             tried[task] = start + max(0, n - len(found))
             todo.append([Job(task, seed) for seed in possible[start : tried[task]]])

@@ -1,4 +1,4 @@
-"""What the base policy would do: its chunk without noise, the centre of a critic's residuals, and samples."""
+"""What the base policy would do: its chunk without noise, what a critic measures distances from, and samples."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ BATCH = 64
 @torch.inference_mode()
 def centre(policy: PI05MiniPolicy, ctx: Context) -> Tensor:
     """(b, C, d) the base policy's chunk from noise zero, in critic space: the middle of what it would do, with no chance
-    in it. A mean over a few samples would be off by a good part of the very spread that a critic of residuals sees."""
+    in it. A mean over a few samples would be off by a good part of the very spread that a critic of distances sees."""
     noise = torch.zeros(len(ctx.state), policy.chunk_size, policy.action_dim)
     return exec_view(sample(policy, ctx, noise, flow_steps=CENTRE_STEPS), policy.n_action_steps, policy.real_dim)
 

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from armflow.datasets.labels import newest_labels
+from armflow.evaluation import collect_commands
 from armflow.evaluation.collect_commands import demonstrate
 from armflow.robot.control import CommandSource
+from armflow.robot.errors import DataError
 from armflow.robot.rig import Rig, load_rig
 from armflow.robot.seeds import seeds
 from armflow.robot.twin.cell import Episode
@@ -45,3 +48,13 @@ def test_failed_attempts_are_made_up_for_and_not_made_again(tmp_path: Path) -> N
     demonstrate(rig, TASKS, 2, again, out, repetition=9, workers=1)
     assert {label.seed for label in newest_labels(out).values()} == kept
     assert not again.tried.exists(), "nothing was tried again"
+
+
+def test_an_operator_who_never_succeeds_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect_commands, "MAX_ATTEMPTS", 2)
+    hopeless = Moody(frozenset(seeds("demos", "pick_peach", 9, 9)), tmp_path / "tried")
+    with pytest.raises(DataError, match=r"0 of 2 attempts at pick_peach succeeded, 1 were asked for;.*--tremor"):
+        demonstrate(
+            load_rig().with_image_size(32, 24), TASKS[:1], 1, hopeless, tmp_path / "demos", repetition=9, workers=1
+        )
+    assert len(hopeless.tried.read_text().split()) == 2
