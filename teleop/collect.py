@@ -85,7 +85,7 @@ class CollectCfg:
 
 
 def collect(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, root: Path, cfg: CollectCfg) -> None:
-    """Record the jobs that dataset `root` does not have yet."""
+    """Record the jobs that dataset `root` does not have yet. Raises SafetyStop if it stopped all of the first episodes."""
     waiting = missing_jobs(rig, jobs, root)
     # Not a session's spool folder: a person's recordings may wait there.
     rounds = root.with_name(root.name + ".rounds")
@@ -100,7 +100,7 @@ def collect(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, root: Path, c
             stops: Any = pool(
                 joblib.delayed(record)(rig, part, factory, folder / f"{i}", cfg) for i, part in enumerate(parts)
             )
-            _report(sum(stops, []), batch, bar)
+            _report(sum(stops, []), batch, bar, drives=len(jobs) > len(waiting) or start > 0)
             _merge_in_order(folder, batch)
             if commit is not None:
                 commit.result()
@@ -161,9 +161,10 @@ def label_of(result: EpisodeResult, episode: Episode, operator: str) -> EpisodeL
     )
 
 
-def _report(stops: list[str], batch: Sequence[Job], bar: Progress) -> None:
-    """Name episodes that safety stopped. Raises SafetyStop if it stopped all of a round: nothing sane drives."""
-    if len(stops) == len(batch):
+def _report(stops: list[str], batch: Sequence[Job], bar: Progress, *, drives: bool) -> None:
+    """Name episodes that safety stopped. Raises SafetyStop if it stopped all of a round and nothing shows that this
+    operator `drives`: the last few jobs of a collection may be just those that are stopped every time."""
+    if len(stops) == len(batch) and not drives:
         raise SafetyStop(f"all {len(batch)} episodes of a round were stopped, the last one because: {stops[-1]}")
     if stops:
         bar.console.print(f"not recorded: {len(stops)} of {len(batch)} episodes, {stops[-1]}")

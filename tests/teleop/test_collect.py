@@ -252,6 +252,15 @@ def test_an_episode_that_safety_stops_is_named_and_the_others_go_on(
     assert "1 of 3 episodes, safety stop: first command" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_collection_whose_last_episode_is_always_stopped_can_be_asked_for_again(
+    rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        collect(rig, JOBS, Wild(jumping=(12,)), tmp_path / "demos", ONE)
+    assert keys(tmp_path / "demos") == [key(rig, job) for job in JOBS[:2]]
+    assert "1 of 1 episodes, safety stop: first command" in " ".join(capsys.readouterr().out.split())
+
+
 def test_when_safety_stops_every_episode_nothing_goes_on(rig: Rig, tmp_path: Path) -> None:
     with pytest.raises(SafetyStop, match="all 3 episodes of a round were stopped"):
         collect(rig, JOBS, Wild(jumping=(11, 12)), tmp_path / "demos", ONE)
