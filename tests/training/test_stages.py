@@ -65,7 +65,7 @@ def critic(dataset: Path, sft: SFTCfg, tmp_path: Path) -> CriticStageCfg:
     run_rlt(RLTStageCfg((dataset,), tmp_path / "rlt", sft.out, sft.cache, batch_size=4, network=token, train=TINY))
     return CriticStageCfg(
         (dataset,), sft.out, tmp_path / "rlt", tmp_path / "critic", sft.cache, batch_size=8,
-        network=CriticCfg(n_heads=2, hidden=(16, 16), proprio_width=8), train=TINY,
+        network=CriticCfg(n_heads=2, hidden=(16, 16), proprio_width=8), folds=2, train=TINY,
     )  # fmt: skip
 
 

@@ -50,8 +50,8 @@ def critic_gates(
     *,
     q_std: float = 1.0,
 ) -> GateReport:
-    """Every gate that needs no environment, on held-out chunks: rows in random order, each with at least two base-policy
-    proposals. A critic of distances is not asked whether it prefers a state's own chunk (`own_action`).
+    """Every gate on actions that needs no environment, on held-out chunks: rows in random order, each with at least two
+    base-policy proposals. A critic of distances is not asked whether it prefers a state's own chunk (`own_action`).
 
     q_std: the unit of Q in which the policy update will climb (`scaled`), since `cfg.ascent` clips gradients in it.
     """
@@ -63,14 +63,12 @@ def critic_gates(
     proposals = batch.proposals.transpose(0, 1)  # (N, b, C, d)
     with torch.no_grad():
         q_fn = critic.at(batch.z, batch.proprio, batch.centre)
-        q_data, q_proposals = q_fn(batch.chunk), q_fn(proposals)  # (heads, b), (heads, N, b)
+        q_proposals = q_fn(proposals)  # (heads, N, b)
         climbed = advantage(q_fn, batch.centre) if critic.cfg.relative else q_fn
     exact = copy.deepcopy(critic).double()
     gates = [
         action_sensitivity(q_proposals, cfg),
         global_direction(ascend(scaled(climbed, q_std), proposals, space, cfg.ascent), proposals, cfg),
-        return_error(q_data, batch.mc_return, cfg),
-        return_ranking(q_data, batch.mc_return, cfg),
         gradient_error(
             exact.at(batch.z.double(), batch.proprio.double(), batch.centre.double()), batch.chunk.double(), cfg, rng
         ),
@@ -81,6 +79,11 @@ def critic_gates(
     if not critic.cfg.relative:  # another state's chunk is farther from the base's than anything it has seen
         gates.append(own_action(q_fn, batch.chunk, cfg))
     return GateReport(tuple(gates))
+
+
+def return_gates(q: Tensor, mc_return: Tensor, cfg: GateCfg) -> GateReport:
+    """The gates on states: what the critic foretold of episodes it had not seen, q (b,), and what came, mc_return (b,)."""
+    return GateReport((return_error(q, mc_return, cfg), return_ranking(q, mc_return, cfg)))
 
 
 def action_sensitivity(q: Tensor, cfg: GateCfg) -> Gate:
@@ -116,8 +119,8 @@ def global_direction(ascent: Ascent, start: Tensor, cfg: GateCfg) -> Gate:
 
 
 def return_error(q: Tensor, mc_return: Tensor, cfg: GateCfg) -> Gate:
-    """q (heads, b) at the data, mc_return (b,)."""
-    error = (q.mean(0) - mc_return).abs().mean()
+    """q (b,) at the data, mc_return (b,)."""
+    error = (q - mc_return).abs().mean()
     constant = (mc_return.mean() - mc_return).abs().mean()
     return Gate(
         "return error",
@@ -125,13 +128,13 @@ def return_error(q: Tensor, mc_return: Tensor, cfg: GateCfg) -> Gate:
         "<=",
         cfg.max_error_ratio,
         "mean |Q - G| / that of always predicting the mean return",
-        {"critic": float(error), "constant": float(constant), "bias": float((q.mean(0) - mc_return).mean())},
+        {"critic": float(error), "constant": float(constant), "bias": float((q - mc_return).mean())},
     )
 
 
 def return_ranking(q: Tensor, mc_return: Tensor, cfg: GateCfg) -> Gate:
-    """q (heads, b) at the data, mc_return (b,)."""
-    x, y = q.mean(0).double().cpu().numpy(), mc_return.double().cpu().numpy()
+    """q (b,) at the data, mc_return (b,)."""
+    x, y = q.double().cpu().numpy(), mc_return.double().cpu().numpy()
     return Gate(
         "return ranking",
         _correlation(rankdata(x), rankdata(y)),
