@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
 from ...robot.errors import ConfigError
-from .qfunction import QFunction
+from .qfunction import QFunction, advantage
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,12 @@ class CriticEnsemble(nn.Module):
             return self.out(h).reshape(n, *lead)
 
         return q_fn
+
+    def judge(self, z: Tensor, proprio: Tensor, centre: Tensor | None = None) -> QFunction:
+        """What selection and ascents go by in these states: Q, over that of `centre` if the heads see chunks relative to
+        it."""
+        q_fn = self.at(z, proprio, centre)
+        return advantage(q_fn, centre) if self.cfg.relative and centre is not None else q_fn
 
     def _seen(self, chunk: Tensor, centre: Tensor | None) -> Tensor:
         """What the heads see of a chunk (..., b, C, d): (..., b, C d), or (..., b, 1) of unit variance for Gaussian data."""

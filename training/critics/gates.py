@@ -20,7 +20,7 @@ from .ascent import Ascent, AscentCfg, ascend
 from .ensemble import CriticEnsemble
 from .gate_report import Gate, GateReport
 from .objective import ChunkBatch
-from .qfunction import QFunction, advantage, scaled, value_and_gradient
+from .qfunction import QFunction, scaled, value_and_gradient
 from .space import CriticSpace
 
 
@@ -64,11 +64,11 @@ def critic_gates(
     with torch.no_grad():
         q_fn = critic.at(batch.z, batch.proprio, batch.centre)
         q_proposals = q_fn(proposals)  # (heads, N, b)
-        climbed = advantage(q_fn, batch.centre) if critic.cfg.relative else q_fn
+        climbed = scaled(critic.judge(batch.z, batch.proprio, batch.centre), q_std)
     exact = copy.deepcopy(critic).double()
     gates = [
         action_sensitivity(q_proposals, cfg),
-        global_direction(ascend(scaled(climbed, q_std), proposals, space, cfg.ascent), proposals, cfg),
+        global_direction(ascend(climbed, proposals, space, cfg.ascent), proposals, cfg),
         gradient_error(
             exact.at(batch.z.double(), batch.proprio.double(), batch.centre.double()), batch.chunk.double(), cfg, rng
         ),

@@ -22,7 +22,7 @@ from ..critics.gate_report import Gate, GateReport
 from ..critics.gates import GateCfg, critic_gates, return_gates
 from ..critics.iql import IQL, IQLCfg
 from ..critics.objective import ChunkBatch
-from ..critics.qfunction import QFunction, advantage, scaled
+from ..critics.qfunction import QFunction, scaled
 from ..critics.sarsa import Sarsa, SarsaCfg
 from ..critics.space import CriticSpace
 from ..curves import plot
@@ -89,10 +89,8 @@ class Critic:
     rlt: Path
 
     def judge(self, z: Tensor, proprio: Tensor, centre: Tensor | None) -> QFunction:
-        """What selection and ascents go by in these states: Q in units of `q_std`, over that of the base policy's chunk
-        without noise if the critic sees chunks relative to it."""
-        q_fn = self.ensemble.at(z, proprio, centre)
-        return scaled(q_fn if centre is None else advantage(q_fn, centre), self.q_std)
+        """`CriticEnsemble.judge` in units of `q_std`."""
+        return scaled(self.ensemble.judge(z, proprio, centre), self.q_std)
 
     @property
     def needs_centre(self) -> bool:
