@@ -29,7 +29,7 @@ from .sft import split_episodes, weights_hash
 
 CONTROL_STATES = 512  # states over which the constant direction is averaged
 
-QVGM_TRAIN = TrainCfg(steps=150, lr=2e-4, warmup_steps=30, weight_decay=0.0, ema_rate=0.01, eval_every=50, final_lr=0.1)
+QVGM_TRAIN = TrainCfg(steps=150, lr=6e-4, warmup_steps=30, weight_decay=0.0, ema_rate=0.02, eval_every=50, final_lr=0.1)
 
 
 @dataclass(frozen=True)
