@@ -18,6 +18,7 @@ from ..robot.twin.devices import TwinCamera
 from ..robot.twin.sim import Twin
 from ..robot.twin.tasks import TASKS
 from ..robot.types import ArmCommand
+from ..training.critics.ascent import embedded_ascent
 from ..training.critics.ema import frozen_copy
 from ..training.critics.ensemble import CriticEnsemble, embedded_critic
 from ..training.critics.space import CriticSpace
@@ -109,8 +110,8 @@ def qvgm_step(states: int = 64, repeats: int = 3) -> None:
     def step(trained: VelocityField, reference: VelocityField) -> None:
         with torch.no_grad():
             ctx = policy.encode(obs)
-        q_fn = critic.at(torch.zeros(states, Z_WIDTH), policy.state_norm.normalise(obs.state), centre)
-        loss, _ = QVGM(QVGMCfg(), trained, reference, space).loss(ctx, noise, q_fn)
+        q_fn = critic.judge(torch.zeros(states, Z_WIDTH), policy.state_norm.normalise(obs.state), centre)
+        loss, _ = QVGM(QVGMCfg(ascent=embedded_ascent()), trained, reference, space).loss(ctx, noise, q_fn)
         loss.backward()
 
     ratios, times = [], []
@@ -161,7 +162,8 @@ def _critic(policy: PI05MiniPolicy) -> tuple[CriticEnsemble, CriticSpace]:
     ensemble = CriticEnsemble(
         embedded_critic(), z_dim=Z_WIDTH, proprio_dim=policy.real_dim, chunk_shape=shape, rng=Generator().manual_seed(0)
     )
-    return ensemble.requires_grad_(False), CriticSpace(torch.full(shape, -1.5), torch.full(shape, 1.5))
+    box = torch.full(shape, 1.5)
+    return ensemble.requires_grad_(False), CriticSpace(-box, box, ensemble.directions)
 
 
 def seconds_of(work: Callable[[], object]) -> float:
