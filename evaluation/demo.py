@@ -38,7 +38,7 @@ class Plan:
     """All sizes of one run of the loop."""
 
     out: Path
-    demos: int = 25
+    demos: int = 30
     tremor_m: float = TREMOR_M
     rollouts: int = 200
     critic_trials: int = 50
