@@ -18,7 +18,7 @@ from ..pi05_mini.load import SHIPPED, load_policy
 from ..pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from ..prefix_cache import PrefixCache, build
 
-SFT_TRAIN = TrainCfg(steps=400, lr=1e-3, ema_rate=0.01, eval_every=100)
+SFT_TRAIN = TrainCfg(steps=800, lr=1e-3, ema_rate=0.02, eval_every=200)
 
 
 @dataclass(frozen=True)
