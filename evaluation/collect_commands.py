@@ -14,7 +14,7 @@ from ..teleop.expert import unsteady
 from ..teleop.session import teleoperate
 
 TaskName = Literal["pick_peach", "stack_bowls"]
-TREMOR_M = 0.027  # of the scripted operator's hand
+TREMOR_M = 0.033  # of the scripted operator's hand
 MAX_ATTEMPTS = 20  # per demonstration asked for; who needs more should not be imitated
 
 
