@@ -4,12 +4,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
-from ..datasets.labels import newest_labels
 from ..robot.clock import MonotonicClock
 from ..robot.errors import DataError
 from ..robot.rig import DEFAULT_RIG, Rig, load_rig
 from ..robot.seeds import SLOT, seeds
-from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect
+from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect, recorded_labels
 from ..teleop.expert import unsteady
 from ..teleop.session import teleoperate
 
@@ -81,7 +80,7 @@ def rollouts(
     from .agents import Exploring, Plain
     from .twin_trials import AgentFactory
 
-    jobs = interleaved("rollouts", tasks, episodes, repetition)
+    jobs = rollout_jobs(tasks, episodes, repetition)
     factory = AgentFactory(Exploring(policy, exploration) if exploration else Plain(policy))
     collect(load_rig(rig).with_image_size(*image_size), jobs, factory, out, CollectCfg(workers))
 
@@ -96,7 +95,7 @@ def demonstrate(
     """
     tried = dict.fromkeys(tasks, 0)  # seeds, from the first one on
     while True:
-        kept = {label.seed for label in newest_labels(out).values()}
+        kept = {label.seed for label in recorded_labels(out)}
         todo: list[list[Job]] = []
         for task in tasks:
             possible = seeds("demos", task, min(MAX_ATTEMPTS * n, SLOT), repetition)
@@ -111,14 +110,16 @@ def demonstrate(
             todo.append([Job(task, seed) for seed in possible[start : tried[task]]])
         if not any(todo):
             return
-        turns = [job for row in zip_longest(*todo) for job in row if job is not None]
-        collect(rig, turns, operator, out, CollectCfg(workers, keep_failures=False))
+        collect(rig, _in_turn(todo), operator, out, CollectCfg(workers, keep_failures=False))
 
 
-def interleaved(purpose: Literal["demos", "rollouts"], tasks: tuple[str, ...], n: int, repetition: int) -> list[Job]:
-    """Jobs of all tasks in turn."""
-    columns = [[Job(t, s) for s in seeds(purpose, t, n, repetition)] for t in tasks]
-    return [job for row in zip(*columns, strict=True) for job in row]
+def rollout_jobs(tasks: tuple[str, ...], n: int, repetition: int) -> list[Job]:
+    """`n` rollouts of every task, tasks in turn."""
+    return _in_turn([[Job(t, s) for s in seeds("rollouts", t, n, repetition)] for t in tasks])
+
+
+def _in_turn(by_task: list[list[Job]]) -> list[Job]:
+    return [job for row in zip_longest(*by_task) for job in row if job is not None]
 
 
 COMMANDS = {"demos": demos, "rollouts": rollouts}

@@ -23,7 +23,7 @@ from ..training.stages.rlt import RLT_TRAIN, RLTStageCfg, run_rlt
 from ..training.stages.sft import SFT_TRAIN, SFTCfg, run_sft
 from ..training.summary import show
 from .agents import AnyAgent, Plain, QGuidance, QSelection
-from .collect_commands import TREMOR_M, demonstrate, interleaved
+from .collect_commands import TREMOR_M, demonstrate, rollout_jobs
 from .commands import show_study
 from .critic_trial import try_critic
 from .report import Extra
@@ -108,7 +108,7 @@ def run_loop(plan: Plan) -> None:
         show("sft", sft.out, run_sft(sft), console)
 
     with _step(console, "3/7  rollouts", f"{plan.rollouts} attempts of the SFT policy per task"):
-        jobs = interleaved("rollouts", tasks, plan.rollouts, plan.repetition)
+        jobs = rollout_jobs(tasks, plan.rollouts, plan.repetition)
         collect(rig, jobs, AgentFactory(Plain(sft.out)), out / "rollouts", CollectCfg(plan.workers))
 
     with _step(console, "4/7  RL token", "one vector that says what the frozen prefix said"):

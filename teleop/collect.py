@@ -100,7 +100,7 @@ def collect(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, root: Path, c
             stops: Any = pool(
                 joblib.delayed(record)(rig, part, factory, folder / f"{i}", cfg) for i, part in enumerate(parts)
             )
-            _report(sum(stops, []), batch, bar, drives=len(jobs) > len(waiting) or start > 0)
+            _report(sum(stops, []), batch, bar, drives=start > 0 or bool(recorded_labels(root)))
             _merge_in_order(folder, batch)
             if commit is not None:
                 commit.result()
@@ -113,12 +113,17 @@ def collect(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, root: Path, c
 
 def missing_jobs(rig: Rig, jobs: Sequence[Job], root: Path) -> list[Job]:
     """The jobs that dataset `root` has no episode of. Two tasks may share a seed: the instruction tells them apart."""
-    # By the count in info.json: an episode that a kill cut off just before it has a label, but does not exist.
-    total = int((read_info(root) or {"total_episodes": 0})["total_episodes"])
-    done = {(label.task, label.seed) for index, label in newest_labels(root).items() if index < total}
+    done = {(label.task, label.seed) for label in recorded_labels(root)}
     home_q = np.array(rig.arm.home_q)
     layouts = (get_task(job.task).layout(episode_rng(get_task(job.task), job.seed), home_q) for job in jobs)
     return [job for job, layout in zip(jobs, layouts, strict=True) if (layout.instruction, job.seed) not in done]
+
+
+def recorded_labels(root: Path) -> list[EpisodeLabel]:
+    """Labels of the episodes that dataset `root` has."""
+    # By the count in info.json: an episode that a kill cut off just before it has a label, but does not exist.
+    total = int((read_info(root) or {"total_episodes": 0})["total_episodes"])
+    return [label for index, label in newest_labels(root).items() if index < total]
 
 
 def record(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, folder: Path, cfg: CollectCfg) -> list[str]:

@@ -258,6 +258,8 @@ def test_a_collection_whose_last_episode_is_always_stopped_can_be_asked_for_agai
     for _ in range(2):
         collect(rig, JOBS, Wild(jumping=(12,)), tmp_path / "demos", ONE)
     assert keys(tmp_path / "demos") == [key(rig, job) for job in JOBS[:2]]
+    collect(rig, JOBS[2:], Wild(jumping=(12,)), tmp_path / "demos", ONE)  # asked for alone: the operator still drives
+    assert keys(tmp_path / "demos") == [key(rig, job) for job in JOBS[:2]]
     assert "1 of 1 episodes, safety stop: first command" in " ".join(capsys.readouterr().out.split())
 
 
