@@ -1,5 +1,6 @@
 """`armflow collect ...`."""
 
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
@@ -9,10 +10,13 @@ from ..robot.errors import DataError
 from ..robot.rig import DEFAULT_RIG, Rig, load_rig
 from ..robot.seeds import SLOT, seeds
 from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect, recorded_labels
+from ..teleop.device import HandDevice
 from ..teleop.expert import unsteady
+from ..teleop.keyboard import KeyboardDevice
 from ..teleop.session import teleoperate
 
 TaskName = Literal["pick_peach", "stack_bowls"]
+HAND_DEVICES: dict[str, Callable[[float], HandDevice]] = {"keyboard": KeyboardDevice}  # made for a control rate, Hz
 TREMOR_M = 0.033  # of the scripted operator's hand
 MAX_ATTEMPTS = 20  # per demonstration asked for; who needs more should not be imitated
 
@@ -44,9 +48,10 @@ def demos(
         rerun: Show the episode live in Rerun (keyboard only).
     """
     cell = load_rig(rig).with_image_size(*image_size)
-    if device == "keyboard":
+    if device in HAND_DEVICES:
         jobs = [Job(t, s) for t in tasks for s in seeds("demos", t, episodes, repetition)]
-        teleoperate(cell, jobs, out, clock=MonotonicClock(), rerun=rerun)
+        in_hand = HAND_DEVICES[device](cell.control_hz)
+        teleoperate(cell, jobs, out, device=in_hand, clock=MonotonicClock(), rerun=rerun)
         return
     demonstrate(cell, tasks, episodes, Scripted(unsteady(tremor)), out, repetition=repetition, workers=workers)
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from ..robot.types import ArmState, Floats
 
@@ -42,3 +43,27 @@ class TeleopInput:
 
 class TeleopDevice(Protocol):
     def read(self, state: ArmState) -> TeleopInput: ...
+
+
+class HandDevice(TeleopDevice, Protocol):
+    """A device that a person holds: open during a session, and told when an episode starts."""
+
+    @property
+    def name(self) -> str:
+        """As in `--device`; episodes are labelled with it."""
+        ...
+
+    @property
+    def usage(self) -> str:
+        """How to move and how to end an episode, in one line."""
+        ...
+
+    def start_episode(self, gripper: float) -> None:
+        """Forget events of the last episode. Opening `gripper` (0 .. 1) is wished for until the person changes it."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

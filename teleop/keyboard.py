@@ -1,41 +1,22 @@
-"""Keyboard teleoperation through pynput: small tool moves while the dead-man key is held.
+"""Keyboard teleoperation through pynput: small tool moves while the dead-man key is held. The keys: `keys.py`."""
 
-hold shift    let the arm move            space   open or close the gripper, with shift held
-w s           away from / to the base     enter   end the episode: it worked
-a d           left / right                x       end the episode: it failed
-r f           up / down                   esc     end the episode and throw it away
-q e           turn the tool
-"""
-
-import threading
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from ..robot.errors import DeviceFault, DeviceNotFound
 from ..robot.types import ArmState
-from .device import TeleopEvent, TeleopInput, ToolDelta
-
-SPEED_M_S, TURN_RAD_S = 0.12, 0.6
-DIRECTIONS: dict[str, tuple[float, ...]] = {
-    "w": (1, 0, 0, 0), "s": (-1, 0, 0, 0),
-    "a": (0, 1, 0, 0), "d": (0, -1, 0, 0),
-    "r": (0, 0, 1, 0), "f": (0, 0, -1, 0),
-    "q": (0, 0, 0, 1), "e": (0, 0, 0, -1),
-}  # fmt: skip
-EVENTS = {"enter": TeleopEvent.SUCCESS, "x": TeleopEvent.FAILURE, "esc": TeleopEvent.DISCARD}
+from .device import TeleopInput
+from .keys import HeldKeys
 
 
-class KeyboardDevice:
-    """TeleopDevice. Keeps the set of held keys, because auto-repeat sends presses nobody made."""
+class KeyboardDevice(HeldKeys):
+    """HandDevice. Hears every press and release on the X display, whichever window has the focus."""
+
+    name = "keyboard"
+    usage = "hold shift to move; enter, x or esc to end"
 
     def __init__(self, control_hz: float) -> None:
-        self._period = 1.0 / control_hz
-        self._lock = threading.Lock()
-        self._held: set[str] = set()
-        self._gripper = 1.0
-        self._event: TeleopEvent | None = None
+        super().__init__(control_hz)
         self._listener: Any = None
 
     def __enter__(self) -> Self:
@@ -44,7 +25,7 @@ class KeyboardDevice:
         except ImportError as error:  # pynput raises this, too, when there is no display
             raise DeviceNotFound(
                 "keyboard", f"pynput cannot listen here ({error}). It needs an X display: run on the robot computer's "
-                "desktop or set DISPLAY; `--device scripted` needs none"
+                "desktop or set DISPLAY; `--device terminal` and `--device scripted` need none"
             ) from error  # fmt: skip
         self._listener = keyboard.Listener(
             on_press=lambda key: self.press(_name(key)), on_release=lambda key: self.release(_name(key))
@@ -57,39 +38,11 @@ class KeyboardDevice:
     ) -> None:
         self._listener.stop()
 
-    def start_episode(self, gripper: float) -> None:
-        """Forget what was pressed for the last episode; the gripper stays at opening `gripper` until space is pressed."""
-        with self._lock:
-            self._event = None
-            self._gripper = gripper
-
-    def press(self, key: str) -> None:
-        with self._lock:
-            if key in self._held:
-                return
-            self._held.add(key)
-            if key == "space" and "shift" in self._held:
-                self._gripper = 0.0 if self._gripper > 0.5 else 1.0
-            if key in EVENTS:
-                self._event = EVENTS[key]
-
-    def release(self, key: str) -> None:
-        with self._lock:
-            self._held.discard(key)
-
     def read(self, state: ArmState) -> TeleopInput:
         """What the held keys ask for. Raises DeviceFault if keys are no longer heard: releases would be missed, too."""
         if self._listener is not None and not self._listener.is_alive():
             raise DeviceFault("keyboard", "no longer hears keys; has the X display gone? Start the session again")
-        with self._lock:
-            held, gripper, event = set(self._held), self._gripper, self._event
-            self._event = None
-        wish = sum((np.array(DIRECTIONS[k], dtype=np.float64) for k in held if k in DIRECTIONS), np.zeros(4))
-        delta = ToolDelta(
-            translation_m=wish[:3] * SPEED_M_S * self._period,
-            rotation_rad=np.array([0.0, 0.0, wish[3]]) * TURN_RAD_S * self._period,
-        )
-        return TeleopInput(engaged="shift" in held, target=delta, gripper=gripper, event=event)
+        return self.wish()
 
 
 def _name(key: Any) -> str:

@@ -20,20 +20,22 @@ from ..robot.rig import Rig
 from ..robot.twin.cell import Cell
 from ..robot.twin.tasks import get_task
 from .collect import Job, label_of, missing_jobs
-from .device import TeleopEvent
-from .keyboard import KeyboardDevice
+from .device import HandDevice, TeleopEvent
 from .source import TeleopSource
 
 MAX_EPISODE_S = 120.0  # a person needs longer than a script
 
 
-def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, clock: Clock, rerun: bool) -> None:
-    """Record the jobs that dataset `root` does not have yet, by keyboard. Ctrl-C ends the session, nothing is lost."""
+def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, device: HandDevice, clock: Clock, rerun: bool) -> None:
+    """Record the jobs that dataset `root` does not have yet, by hand. Ctrl-C ends the session, nothing is lost.
+
+    `device` is opened here.
+    """
     schema = make_schema(fr3.SPEC, [c.spec() for c in rig.cameras], rig.control_hz)
     calibration = to_texts({c.name: from_spec(c.spec(), date=c.calibration_date) for c in rig.cameras})
     console, kinematics = Console(), Kinematics(np.array(rig.arm.home_q))
     with ExitStack() as stack:
-        device = stack.enter_context(KeyboardDevice(rig.control_hz))
+        stack.enter_context(device)
         cell = stack.enter_context(Cell(rig, clock))
         cfg = RecorderCfg(root.with_name(root.name + ".spool"), root)
         if cfg.spool_dir.is_dir():  # what a killed session left: nobody is asked to repeat it
@@ -43,7 +45,7 @@ def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, clock: Clock, reru
         sinks: tuple[StepSink, ...] = (recorder, *live)
         for job in missing_jobs(rig, jobs, root):
             episode = cell.reset(get_task(job.task), job.seed)
-            console.print(f"[bold]{episode.layout.instruction}[/bold]   (hold shift to move; enter, x or esc to end)")
+            console.print(f"[bold]{episode.layout.instruction}[/bold]   ({device.usage})")
             source = TeleopSource(device, kinematics, rig.control_hz)
             device.start_episode(episode.arm.read().gripper)
             recorder.start(episode.layout.instruction, seed=job.seed)
@@ -56,7 +58,7 @@ def teleoperate(rig: Rig, jobs: Sequence[Job], root: Path, *, clock: Clock, reru
                 recorder.discard("discarded by the operator")
                 console.print("discarded")
                 continue
-            label = label_of(judged(result, source.event), episode, operator="keyboard")
+            label = label_of(judged(result, source.event), episode, operator=device.name)
             recorder.save(label)
             console.print(f"{label.outcome}: {label.failure_tag or 'saved'}")
 

@@ -15,7 +15,8 @@ import pytest
 from armflow.robot.errors import DeviceFault, DeviceNotFound
 from armflow.robot.types import ArmState
 from armflow.teleop.device import TeleopEvent, TeleopInput, ToolDelta
-from armflow.teleop.keyboard import SPEED_M_S, TURN_RAD_S, KeyboardDevice
+from armflow.teleop.keyboard import KeyboardDevice
+from armflow.teleop.keys import SPEED_M_S, TURN_RAD_S
 
 HZ = 10.0
 STATE = ArmState(0.0, np.zeros(7), np.zeros(7), np.zeros(7), 1.0)
@@ -181,7 +182,7 @@ def test_without_a_display_the_message_says_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delitem(sys.modules, "pynput.keyboard", raising=False)
     monkeypatch.delitem(sys.modules, "pynput", raising=False)
-    with pytest.raises(DeviceNotFound, match="needs an X display: .*set DISPLAY; `--device scripted` needs none"):
+    with pytest.raises(DeviceNotFound, match="needs an X display: .*set DISPLAY; `--device terminal` and .* need none"):
         KeyboardDevice(HZ).__enter__()
 
 
