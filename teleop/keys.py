@@ -34,7 +34,7 @@ class HeldKeys:
         self._event: TeleopEvent | None = None
 
     def start_episode(self, gripper: float) -> None:
-        """Forget what was pressed for the last episode; the gripper stays at opening `gripper` until space is pressed."""
+        """Forget what was pressed for the last episode; the gripper stays at `gripper` until space is pressed."""
         with self._lock:
             self._event = None
             self._gripper = gripper
