@@ -12,11 +12,20 @@ from ..robot.seeds import SLOT, seeds
 from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect, recorded_labels
 from ..teleop.device import HandDevice
 from ..teleop.expert import unsteady
+from ..teleop.gamepad import GamepadDevice
 from ..teleop.keyboard import KeyboardDevice
 from ..teleop.session import teleoperate
+from ..teleop.spacemouse import SpaceMouseDevice
+from ..teleop.terminal import TerminalDevice
 
 TaskName = Literal["pick_peach", "stack_bowls"]
-HAND_DEVICES: dict[str, Callable[[float], HandDevice]] = {"keyboard": KeyboardDevice}  # made for a control rate, Hz
+DeviceName = Literal["keyboard", "spacemouse", "gamepad", "terminal", "scripted"]
+HAND_DEVICES: dict[DeviceName, Callable[[float], HandDevice]] = {  # made for a control rate, Hz
+    "keyboard": KeyboardDevice,
+    "spacemouse": SpaceMouseDevice,
+    "gamepad": GamepadDevice,
+    "terminal": TerminalDevice,
+}
 TREMOR_M = 0.033  # of the scripted operator's hand
 MAX_ATTEMPTS = 20  # per demonstration asked for; who needs more should not be imitated
 
@@ -25,7 +34,7 @@ def demos(
     out: Path,
     tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
     episodes: int = 30,
-    device: Literal["keyboard", "scripted"] = "scripted",
+    device: DeviceName = "scripted",
     tremor: float = TREMOR_M,
     repetition: int = 0,
     image_size: tuple[int, int] = (128, 96),
@@ -33,19 +42,20 @@ def demos(
     rig: Path = DEFAULT_RIG,
     rerun: bool = False,
 ) -> None:
-    """Record demonstrations in the twin, by keyboard in real time or by the scripted operator as fast as possible.
+    """Record demonstrations in the twin, by hand in real time or by the scripted operator as fast as possible.
 
     Args:
         out: LeRobot dataset to make, or to go on with.
         tasks: What to demonstrate.
         episodes: Successful demonstrations per task.
-        device: Who demonstrates.
+        device: Who demonstrates, or with what: keyboard (needs an X display), spacemouse (by USB; extra `spacemouse`),
+            gamepad (extra `gamepad`), terminal (keys in this terminal, as over SSH) or the scripted operator.
         tremor: Standard deviation, m, of the scripted operator's unsteady hand; 0 for a path as clean as can be.
         repetition: Which of the ten independent sets of seeds.
         image_size: Width and height of the recorded images, px.
         workers: Episodes simulated at a time (scripted operator only).
         rig: Rig file.
-        rerun: Show the episode live in Rerun (keyboard only).
+        rerun: Show the episode live in Rerun (not of the scripted operator).
     """
     cell = load_rig(rig).with_image_size(*image_size)
     if device in HAND_DEVICES:
