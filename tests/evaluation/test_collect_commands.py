@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from armflow.datasets.labels import newest_labels
@@ -58,3 +59,8 @@ def test_an_operator_who_never_succeeds_is_not_waited_for(tmp_path: Path, monkey
             load_rig().with_image_size(32, 24), TASKS[:1], 1, hopeless, tmp_path / "demos", repetition=9, workers=1
         )
     assert len(hopeless.tried.read_text().split()) == 2
+
+
+def test_every_device_on_offer_is_one_of_its_own_name() -> None:
+    made = {name: collect_commands.HAND_DEVICES[name](10.0).name for name in collect_commands.HAND_DEVICES}
+    assert made == {name: name for name in get_args(collect_commands.DeviceName) if name != "scripted"}
