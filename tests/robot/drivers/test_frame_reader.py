@@ -38,7 +38,7 @@ class ScriptedSource:
         if self.open_error:
             raise self.open_error
         self.alive = self.alive or self.heals == "restart"
-        self.number = 0
+        self.number = 1000 * self.calls.count("open")  # as if many frames passed while nobody listened
 
     def read(self, timeout_s: float) -> RgbdFrame | Refused | None:
         self.hangs.wait()
@@ -160,8 +160,8 @@ def test_a_thread_that_died_is_a_fault(eventually: Eventually):
 def test_errors_of_the_first_opening_are_raised_as_they_are():
     source = ScriptedSource()
     source.open_error = DeviceNotFound("head", "not there")
-    with pytest.raises(DeviceNotFound, match="not there"):
-        FrameReader(SPEC, source, CFG).__enter__()
+    with pytest.raises(DeviceNotFound, match="not there"), FrameReader(SPEC, source, CFG):
+        pass
     assert source.calls == ["open", "close"]
 
 
@@ -169,8 +169,11 @@ def test_without_a_first_frame_entering_gives_up():
     source = ScriptedSource()
     source.mute = True
     cfg = replace(CFG, start_timeout_s=0.3, first_frame_s=60.0)
-    with pytest.raises(DeviceTimeout, match="no frame within 0.3 s of opening; check cable"):
-        FrameReader(SPEC, source, cfg).__enter__()
+    with (
+        pytest.raises(DeviceTimeout, match="no frame within 0.3 s of opening; check cable"),
+        FrameReader(SPEC, source, cfg),
+    ):
+        pass
     assert source.calls == ["open", "close"]
 
 

@@ -200,8 +200,11 @@ def test_a_camera_that_is_plugged_in_again_goes_on(plug: Plug, eventually: Event
 def test_another_serial_is_not_found_and_those_there_are_named(plug: Plug):
     plug("B")
     plug("C")
-    with pytest.raises(DeviceNotFound, match="no RealSense with serial 'A'; connected: B, C") as caught:
-        opened(plug("D"), serial="A").__enter__()
+    with (
+        pytest.raises(DeviceNotFound, match="no RealSense with serial 'A'; connected: B, C") as caught,
+        opened(plug("D"), serial="A"),
+    ):
+        pass
     assert caught.value.device == "head"
 
 
@@ -211,15 +214,14 @@ def test_a_rig_without_serial_is_refused(plug: Plug):
 
 
 def test_usb_2_is_refused(plug: Plug):
-    with pytest.raises(DeviceFault, match=r"connected over USB 2\.1, needs USB 3"):
-        opened(plug(usb="2.1")).__enter__()
+    with pytest.raises(DeviceFault, match=r"connected over USB 2\.1, needs USB 3"), opened(plug(usb="2.1")):
+        pass
 
 
 def test_streams_that_the_device_lacks_are_refused(plug: Plug):
-    with pytest.raises(
-        ConfigError, match=r"the device has no colour 64 x 48 \(rgb8\) with depth 848 x 480 \(z16\) at 30 Hz"
-    ):
-        opened(plug(), RealSenseCfg()).__enter__()
+    lacks = r"the device has no colour 64 x 48 \(rgb8\) with depth 848 x 480 \(z16\) at 30 Hz"
+    with pytest.raises(ConfigError, match=lacks), opened(plug(), RealSenseCfg()):
+        pass
 
 
 def test_calibrated_intrinsics_win_and_those_of_the_device_are_told(plug: Plug):
@@ -232,13 +234,19 @@ def test_calibrated_intrinsics_win_and_those_of_the_device_are_told(plug: Plug):
 
 @pytest.mark.parametrize("change", [{"fx": 80.0}, {"cy": 30.0}, {"distortion": (0.9, 0.0, 0.0, 0.0, 0.0)}])
 def test_intrinsics_of_another_camera_are_refused(plug: Plug, change: dict[str, Any]):
-    with pytest.raises(ConfigError, match=r"px apart, allowed are 5 px.*fx = 60\.000.*cy = 23\.500"):
-        opened(plug(), **change).__enter__()
+    with (
+        pytest.raises(ConfigError, match=r"px apart, allowed are 5 px.*fx = 60\.000.*cy = 23\.500"),
+        opened(plug(), **change),
+    ):
+        pass
 
 
 def test_another_depth_scale_than_the_rigs_is_refused(plug: Plug):
-    with pytest.raises(ConfigError, match=r"depth_scale_m = 0\.001, device A counts depth in 0\.0001 m"):
-        opened(plug(units_m=1e-4)).__enter__()
+    with (
+        pytest.raises(ConfigError, match=r"depth_scale_m = 0\.001, device A counts depth in 0\.0001 m"),
+        opened(plug(units_m=1e-4)),
+    ):
+        pass
 
 
 def test_capture_time_is_the_devices_where_it_keeps_the_hosts_time(plug: Plug):
@@ -283,8 +291,11 @@ def test_automatics_are_on_while_they_settle_and_a_lock_that_changes_the_picture
         return 120 if device.rgb.get_option(device.rs.option.enable_auto_exposure) else 60
 
     device = plug(options=AUTOMATIC, grey=dark_by_hand)  # its last user has switched the automatic exposure off
-    with pytest.raises(ConfigError, match="changed the mean brightness by -60 of 255.*Give exposure, gain"):
-        opened(device, replace(PATIENT, warm_up_s=0.3)).__enter__()
+    with (
+        pytest.raises(ConfigError, match="changed the mean brightness by -60 of 255.*Give exposure, gain"),
+        opened(device, replace(PATIENT, warm_up_s=0.3)),
+    ):
+        pass
 
 
 def test_given_settings_are_set_and_automatics_may_stay(plug: Plug):
@@ -357,17 +368,26 @@ def test_a_recording_plays_like_a_device_until_its_end(recording: Path, eventual
 
 
 def test_a_recording_of_another_camera_is_refused(recording: Path):
-    with pytest.raises(DeviceNotFound, match="was recorded with 'A', the rig wants 'B'"):
-        RealSenseCamera(rig_camera("B", depth_scale_m=1e-4), RealSenseCfg(playback=recording)).__enter__()
+    with (
+        pytest.raises(DeviceNotFound, match="was recorded with 'A', the rig wants 'B'"),
+        RealSenseCamera(rig_camera("B", depth_scale_m=1e-4), RealSenseCfg(playback=recording)),
+    ):
+        pass
 
 
 def test_what_is_not_a_recording_is_refused(plug: Plug, tmp_path: Path):
     plug()  # skips where librealsense is missing
-    with pytest.raises(DeviceNotFound, match="there is no recording"):
-        RealSenseCamera(rig_camera(), RealSenseCfg(playback=tmp_path / "none.bag")).__enter__()
+    with (
+        pytest.raises(DeviceNotFound, match="there is no recording"),
+        RealSenseCamera(rig_camera(), RealSenseCfg(playback=tmp_path / "none.bag")),
+    ):
+        pass
     (tmp_path / "text.bag").write_text("not a recording")
-    with pytest.raises(ConfigError, match=r"text.bag has no colour 64 x 48"):
-        RealSenseCamera(rig_camera(), RealSenseCfg(playback=tmp_path / "text.bag")).__enter__()
+    with (
+        pytest.raises(ConfigError, match=r"text.bag has no colour 64 x 48"),
+        RealSenseCamera(rig_camera(), RealSenseCfg(playback=tmp_path / "text.bag")),
+    ):
+        pass
 
 
 def test_without_librealsense_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
