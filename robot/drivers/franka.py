@@ -100,7 +100,7 @@ class FrankaArm:
     def __init__(self, cfg: FrankaCfg, clock: Clock | None = None) -> None:
         self._cfg, self._clock = cfg, clock or MonotonicClock()
         self._sdk = _import_sdk()
-        self._robot: Any = None  # franky.Robot; its stubs are not there without the extra
+        self._robot: Any = None  # franky.Robot
         self._tracker: Any = None
         self._hand: FrankaHand | None = None
         self._servo: Servo | None = None
@@ -207,17 +207,17 @@ class FrankaArm:
 
     def _take_control(self) -> None:
         """Begin to hold the measured pose, with a hand and a servo of its own."""
-        cfg, sdk, robot = self._cfg, self._sdk, self._robot
+        cfg, sdk = self._cfg, self._sdk
         with ExitStack() as stack:
             try:
-                robot.set_collision_behavior(cfg.collision_torque_nm, cfg.collision_force_n)
+                self._robot.set_collision_behavior(cfg.collision_torque_nm, cfg.collision_force_n)
                 gripper = _within(
                     lambda: sdk.Gripper(cfg.host),
                     cfg.connect_timeout_s,
                     f"the hand at {cfg.host} does not answer; does another program hold it?",
                 )
                 self._hand = stack.enter_context(FrankaHand(NAME, gripper, self._clock.now, cfg.hand))
-                self._tracker = sdk.JointImpedanceTracker(robot, stiffness=cfg.stiffness, damping=cfg.damping)
+                self._tracker = sdk.JointImpedanceTracker(self._robot, stiffness=cfg.stiffness, damping=cfg.damping)
                 self._await_control()
             except sdk.Exception as error:
                 raise DeviceFault(
@@ -259,7 +259,7 @@ class FrankaArm:
             return DeviceFault(
                 NAME, f"the user stop was pressed ({said}); clear the cell, release it, then call recover()"
             )
-        flags = sorted({*self._flags(state.current_errors), *self._flags(state.last_motion_errors)})
+        flags = self._flags(state.current_errors) or self._flags(state.last_motion_errors)
         if state.robot_mode == self._sdk.RobotMode.Reflex:
             return DeviceFault(NAME, f"the robot stopped by reflex: {', '.join(flags)} ({said}); {RECOVER}")
         return DeviceFault(NAME, f"control was lost in mode {state.robot_mode.name} ({said}); look at Desk; {RECOVER}")
@@ -320,7 +320,7 @@ class FrankaArm:
         try:
             self._in_control.close()
         finally:
-            self._robot = self._tracker = self._servo = self._hand = None
+            self._robot = self._tracker = self._servo = self._hand = None  # the SDK disconnects when its object goes
 
 
 def _copy(values: Any) -> Floats:

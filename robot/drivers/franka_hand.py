@@ -85,6 +85,7 @@ class FrankaHand:
     def __exit__(self, *_: object) -> None:
         self._sender.close()
         self._reader.close()
+        del self._port  # the SDK disconnects when its object goes, and a kept error would keep it
 
     def command(self, opening: float) -> float:
         """Ask for an opening; returns it as clipped to 0..1."""

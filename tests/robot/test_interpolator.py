@@ -101,7 +101,7 @@ def test_the_check_sees_a_step():
     limits, t = LIMITS["driver"], 0.005 * np.arange(20)
     still = Setpoint((limits.q_min + limits.q_max) / 2, np.zeros(7), np.zeros(7))
     moved = Setpoint(still.q + 0.02, still.dq, still.ddq)
-    worst = excess(t, [still] * 10 + [moved] * 10, limits)
+    worst = excess(t.astype(np.float64), [still] * 10 + [moved] * 10, limits)
     assert min(worst["velocity"], worst["acceleration"], worst["jerk"]) > 0
 
 
@@ -148,7 +148,8 @@ def test_braking_turns_no_joint_round(seed: int):
     path = Interpolator(limits, (limits.q_min + limits.q_max) / 2)
     path.aim(rng.uniform(limits.q_min, limits.q_max))
     for _ in range(rng.integers(1, 200)):
-        moving = path.step(0.005)
+        path.step(0.005)
+    moving = path.setpoint
     path.brake()
     for _ in range(400):
         braking = path.step(0.005)

@@ -19,8 +19,6 @@ def sway(arm: FrankaArm, ticks: int) -> None:
         offset = np.zeros(7)
         offset[0] = 0.1 if i // 10 % 2 else -0.1
         arm.command(ArmCommand(middle + offset, 1.0))
-        if i == 5:
-            print("streaming", flush=True)
         time.sleep(0.1)
         arm.read()
 
@@ -28,6 +26,8 @@ def sway(arm: FrankaArm, ticks: int) -> None:
 if __name__ == "__main__":
     with FrankaArm(FrankaCfg(sys.argv[1])) as arm:
         try:
+            sway(arm, 5)
+            print("streaming", flush=True)
             sway(arm, 300)
         except DeviceFault as fault:
             print(fault, flush=True)

@@ -9,8 +9,8 @@ the fingers (0: none). Each order is answered with the same line.
 import sys
 import threading
 
-from franka_sim import FrankaSimServer
-from franka_sim.franka_protocol import MoveStatus, RobotMode
+from franka_sim import FrankaSimServer  # pyright: ignore[reportMissingImports] - of another environment
+from franka_sim.franka_protocol import MoveStatus, RobotMode  # pyright: ignore[reportMissingImports]
 
 CARTESIAN_REFLEX = 7  # position of cartesian_reflex in the list of 41 errors on the wire
 
@@ -37,6 +37,11 @@ class CellServer(FrankaSimServer):
         self.latched = False
         super().handle_automatic_error_recovery_command(client_socket, header, payload)
         self.show()
+
+    def _flush_pending_move_response(self, *, force: bool = False) -> None:
+        super()._flush_pending_move_response(force=force)  # back to idle, after an answer
+        if self.user_stop:
+            self.show()
 
     def press(self) -> None:
         """End the motion as the user stop does."""
