@@ -1,6 +1,7 @@
 """FrankaArm against franka-sim, which enforces motion limits and lost packets as the FR3 does.
 
-These tests run in real time: franka-sim and the SDK need about one processor core for themselves.
+These tests run in real time: franka-sim and the SDK need about one processor core for themselves. What fails while they do
+not get it is skipped with the pace, see `conftest.py`.
 """
 
 import signal
@@ -40,7 +41,7 @@ class SimulatedRobot(Protocol):
     host: str
     process: subprocess.Popen[str]
 
-    def order(self, line: str) -> None: ...
+    def order(self, line: str) -> str: ...
 
 
 class WithoutServo(FrankaArm):
@@ -198,9 +199,8 @@ def test_when_commands_stop_the_arm_brakes_and_holds(arm: FrankaArm):
     """franky's tracker goes on with its last reference for ever."""
     start = arm.read().q
     goal = ArmCommand(start + STEP_RAD * np.eye(7)[0], 1.0)
-    for _ in range(3):
-        arm.command(goal)
-        time.sleep(0.1)
+    arm.command(goal)
+    time.sleep(0.15)
     assert abs(arm.read().dq[0]) > 0.2
     time.sleep(1.5)
     held = arm.read()
