@@ -51,7 +51,9 @@ def pytest_runtest_makereport(
     """A failure while the machine was too busy to simulate in real time proves nothing: it becomes a skip that says so."""
     report = yield
     robot = getattr(item, "funcargs", {}).get("robot")
-    if not isinstance(robot, SimulatedRobot) or not (report.failed or report.when == "teardown"):
+    if not isinstance(robot, SimulatedRobot) or robot.process.poll() is not None:
+        return report
+    if not report.failed and report.when != "teardown":
         return report
     pace = robot.slowest_pace()
     if report.failed and call.excinfo is not None:
