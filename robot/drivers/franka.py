@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import fr3
 from ..clock import Clock, MonotonicClock
-from ..errors import ConfigError, DeviceFault, DeviceNotFound, DeviceTimeout, OperatorNeeded, StaleReading
+from ..errors import ConfigError, DeviceError, DeviceFault, DeviceNotFound, DeviceTimeout, OperatorNeeded, StaleReading
 from ..interpolator import MotionLimits, Setpoint
 from ..servo import Servo, ServoCfg, ServoStats
 from ..types import ArmCommand, ArmState, Floats
@@ -118,11 +118,16 @@ class FrankaArm:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         try:
-            self._come_to_rest()
-        finally:
-            self._let_go()
+            try:
+                self._come_to_rest()
+            finally:
+                self._let_go()
+        except DeviceError as another:
+            if error is None:
+                raise
+            error.add_note(f"on the way out: {another}")  # the first error is the one to report
 
     def read(self) -> ArmState:
         """Newest measurement; effort is the measured joint torque.
