@@ -24,7 +24,7 @@ from ..types import ArmCommand, ArmState, Floats
 from .franka_hand import FrankaHand, HandCfg
 
 NAME = fr3.SPEC.name
-REST_WITHIN_S = 3.0  # from full speed the servo needs 1.6 s
+REST_WITHIN_S = 3.0  # from full speed the servo needs 0.9 s
 LOST_WITHIN_S = 1.0  # how long the SDK may take to say why control was lost
 RECOVER = "look at the arm and at what it touches, then call recover()"
 
@@ -100,6 +100,10 @@ class FrankaArm:
     def __init__(self, cfg: FrankaCfg, clock: Clock | None = None) -> None:
         self._cfg, self._clock = cfg, clock or MonotonicClock()
         self._sdk = _import_sdk()
+        self._sdk_errors = (
+            self._sdk.Exception,
+            RuntimeError,
+        )  # some broken connections are a "RuntimeError: Net Exception"
         self._robot: Any = None  # franky.Robot
         self._tracker: Any = None
         self._hand: FrankaHand | None = None
@@ -151,7 +155,10 @@ class FrankaArm:
         servo.hold()
         hand.hold()
         if servo.failed and self._robot.is_in_control:  # the robot is fine, our reference is not
-            self._robot.move(self._sdk.TorqueStopMotion(), asynchronous=True)
+            try:
+                self._robot.move(self._sdk.TorqueStopMotion(), asynchronous=True)
+            except self._sdk_errors as error:
+                raise DeviceFault(NAME, f"it does not take the stop: {error}; press the user stop") from error
 
     @property
     def servo_stats(self) -> ServoStats:
@@ -224,7 +231,7 @@ class FrankaArm:
                 self._hand = stack.enter_context(FrankaHand(NAME, gripper, self._clock.now, cfg.hand))
                 self._tracker = sdk.JointImpedanceTracker(self._robot, stiffness=cfg.stiffness, damping=cfg.damping)
                 self._await_control()
-            except sdk.Exception as error:
+            except self._sdk_errors as error:
                 raise DeviceFault(
                     NAME, f"control was refused: {error}; in Desk, release the brakes and activate FCI"
                 ) from error
@@ -252,11 +259,11 @@ class FrankaArm:
         said = "the SDK gives no reason"
         try:
             self._robot.join_motion(LOST_WITHIN_S)
-        except self._sdk.Exception as error:
+        except self._sdk_errors as error:
             said = " ".join(str(error).split())
         try:
             state = self._robot.state
-        except self._sdk.Exception as error:
+        except self._sdk_errors as error:
             return DeviceFault(
                 NAME, f"the connection is lost ({said}; {error}); check the cable and Desk, connect again"
             )
@@ -275,14 +282,14 @@ class FrankaArm:
             raise OperatorNeeded(f"{NAME}: the user stop is still pressed; see that the cell is clear and release it")
         try:
             self._robot.recover_from_errors()
-        except self._sdk.Exception as error:
+        except self._sdk_errors as error:
             raise DeviceFault(NAME, f"its errors cannot be cleared: {error}; look at Desk") from error
         self._refuse_unless_ready(self._state())
 
     def _state(self) -> Any:
         try:
             return self._robot.state
-        except self._sdk.Exception as error:
+        except self._sdk_errors as error:
             raise DeviceFault(NAME, f"no state from {self._cfg.host}: {error}; check the cable and Desk") from error
 
     def _first_seen(self, robot_time: float) -> float:
@@ -317,7 +324,7 @@ class FrankaArm:
         self._in_control.close()
         try:
             self._tracker.stop()
-        except self._sdk.Exception as error:
+        except self._sdk_errors as error:
             raise DeviceFault(NAME, f"it stopped with an error: {error}; look at the arm") from error
 
     def _let_go(self) -> None:
