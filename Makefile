@@ -41,7 +41,8 @@ test-fast: setup
 
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --output-file requirements.lock $(if $(filter 1,$(UPGRADE)),--upgrade) \
-	  --extra dev --extra realsense --extra gamepad --extra spacemouse --python $(BIN)/python --python-version 3.12 \
+	  --extra dev --extra franka --extra realsense --extra gamepad --extra spacemouse \
+	  --python $(BIN)/python --python-version 3.12 \
 	  --universal --generate-hashes --no-annotate --no-header --no-emit-index-url --quiet
 
 clean:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .types import ArmSpec
+from .types import ArmSpec, Floats
 
 SPEC = ArmSpec(
     name="fr3",
@@ -16,6 +16,20 @@ SPEC = ArmSpec(
     tau_max=np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0]),
     gripper_width_m=0.08,
 )
+
+JERK_MAX = np.full(7, 5000.0)  # rad/s^3
+
+# The closer a joint is to an end of its range, the slower it may approach it: v = sqrt(2 a d) - c, d the distance in rad.
+END_DECELERATION = np.array([6.0, 2.585, 3.5, 4.0, 17.0, 5.5, 17.0])  # a, rad/s^2
+END_OFFSET = np.array([0.3, 0.2, 0.2, 0.3, 0.35, 0.35, 0.35])  # c, rad/s
+
+
+def velocity_limits(q: Floats) -> tuple[Floats, Floats]:
+    """Lowest and highest joint velocity that the controller allows at `q` (dof,) rad, in rad/s."""
+    towards_max = np.sqrt(2 * END_DECELERATION * np.maximum(SPEC.q_max - q, 0)) - END_OFFSET
+    towards_min = np.sqrt(2 * END_DECELERATION * np.maximum(q - SPEC.q_min, 0)) - END_OFFSET
+    return -np.clip(towards_min, 0, SPEC.dq_max), np.clip(towards_max, 0, SPEC.dq_max)
+
 
 Vec = tuple[float, ...]
 
