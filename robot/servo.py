@@ -17,7 +17,6 @@ from .types import Floats
 from .worker import Worker
 
 MAX_STEP_S = 0.02  # a tick that comes later than this moves the path no further: it waits for the arm, it does not jump
-PATIENCE_S = 2.0  # longer than any send should take
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Servo:
         self._ticks = self._overruns = self._timeouts = 0
         self._start = self._last_tick
         self._slot = 0  # of the schedule; only the thread counts it
-        self._worker = Worker(name, "servo", self._next_slot, patience_s=PATIENCE_S)
+        self._worker = Worker(name, "servo", self._next_slot)
 
     def __enter__(self) -> Self:
         self._start = self._clock.now()

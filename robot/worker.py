@@ -9,9 +9,13 @@ from .errors import DeviceError, DeviceFault
 class Worker:
     """Repeats `work` from `start` to `close`. What `work` raises ends it, and every later `check` raises it again."""
 
-    def __init__(self, device: str, name: str, work: Callable[[], None], *, patience_s: float) -> None:
-        """`name` says what of `device` this is, for messages; `patience_s`: longer than one piece of work should take."""
+    def __init__(
+        self, device: str, name: str, work: Callable[[], None], *, patience_s: float = 2.0, advice: str = ""
+    ) -> None:
+        """`name` says what of `device` this is, for messages; `patience_s`: longer than one piece of work should take;
+        `advice`: what to do once it has stopped."""
         self._device, self._name, self._work, self._patience_s = device, name, work, patience_s
+        self._advice = f"; {advice}" if advice else ""
         self._closing = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"{device} {name}", daemon=True)
@@ -34,7 +38,7 @@ class Worker:
         if isinstance(self._error, DeviceError):
             raise self._error
         if self._error is not None:
-            raise DeviceFault(self._device, f"its {self._name} stopped: {self._error!r}") from self._error
+            raise DeviceFault(self._device, f"its {self._name} stopped: {self._error!r}{self._advice}") from self._error
         if self._closing.is_set():
             raise DeviceFault(self._device, f"its {self._name} was closed; open the device again")
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from ..robot.errors import DeviceFault, DeviceNotFound
 from ..robot.types import ArmState, Floats
+from ..robot.worker import Worker
 from .axes import shaped
-from .background import Background
 from .device import TeleopInput, ToolDelta
 from .two_buttons import TwoButtons
 
@@ -106,13 +106,16 @@ class SpaceMouseDevice:
 
     def __enter__(self) -> Self:
         self._hid = self._open()
-        self._reader = Background(self.name, self._listen)
+        self._reader = Worker(
+            self.name, "reader", self._listen, advice="connect it again, then start the session again"
+        )
+        self._reader.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._reader.stop()
+        self._reader.close()
         self._hid.close()
 
     def start_episode(self, gripper: float) -> None:

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from ..robot.errors import ConfigError, DeviceNotFound
 from ..robot.types import ArmState
-from .background import Background
+from ..robot.worker import Worker
 from .device import TeleopInput
 from .keys import HeldKeys
 
@@ -81,14 +81,17 @@ class TerminalDevice(HeldKeys):
         termios.tcsetattr(self._fd, termios.TCSANOW, changed)
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
-        self._reader = Background(self.name, self._listen)
+        self._reader = Worker(
+            self.name, "reader", self._listen, advice="connect it again, then start the session again"
+        )
+        self._reader.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._reader.stop()
+            self._reader.close()
         finally:
             self._restore()
             atexit.unregister(self._restore)

@@ -320,7 +320,7 @@ def test_unplugged_it_is_a_fault_that_stays(hid: FakeHid, mouse: SpaceMouseDevic
     hid.send(pressed(LEFT), motion(1, 0, -350, 0))
     assert mouse.read(STATE).engaged
     hid.reports.append(OSError("read error"))
-    expected = "spacemouse: is no longer heard (read error); connect it again, then start the session again"
+    expected = "spacemouse: its reader stopped: OSError('read error'); connect it again, then start the session again"
     eventually(lambda: faulty(mouse), expected)
     assert faulty(mouse) == expected
 
@@ -424,6 +424,6 @@ def test_hidapi_itself_has_what_is_used_of_it() -> None:
     device = hid.device()
     with pytest.raises(OSError):
         device.open_path(b"no such path")
-    with pytest.raises(ValueError):  # a closed one; Background takes that for a device that is gone
+    with pytest.raises(ValueError):  # a closed one; the reader takes that for a device that is gone
         device.read(64, 1)
     device.close()

@@ -321,7 +321,7 @@ def test_the_terminal_is_as_before_after_the_session(pty: Pty, clock: SimClock) 
 
 def test_what_was_typed_and_not_read_does_not_reach_the_shell(pty: Pty, clock: SimClock) -> None:
     with TerminalDevice(HZ, pty.path, clock.now) as terminal:
-        terminal._reader.stop()
+        terminal._reader.close()
         pty.type(b"WWWW\r")
     os.set_blocking(pty.slave, False)
     with pytest.raises(BlockingIOError):
@@ -365,7 +365,7 @@ def test_a_terminal_that_hangs_up_is_a_fault(pty: Pty, clock: SimClock) -> None:
             try:
                 terminal.read(STATE)
             except DeviceFault as error:
-                return "terminal: is no longer heard" in str(error) and "start the session again" in str(error)
+                return "terminal: its reader stopped" in str(error) and "start the session again" in str(error)
             return False
 
         until(fault)

@@ -30,6 +30,8 @@ from armflow.robot.errors import (
 from armflow.robot.interpolator import Setpoint
 from armflow.robot.types import ArmCommand, Floats
 
+pytestmark = pytest.mark.slow  # an environment, a server and real time
+
 CLIENT = Path(__file__).with_name("client.py")
 READY = np.array([0.0, 0.0, 0.0, -1.57, 0.0, 1.57, 0.785])  # rad, where franka-sim starts
 STEP_RAD = 0.6
@@ -128,7 +130,6 @@ def test_steps_at_10_hz_are_followed_without_a_reflex(arm: FrankaArm):
     assert_streams_cleanly(arm, 10, 5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("hz", [10, 30, 50])
 def test_steps_at_every_rate_are_followed_without_a_reflex(arm: FrankaArm, hz: float):
     assert_streams_cleanly(arm, hz, 20)
