@@ -380,7 +380,10 @@ def test_without_a_terminal_the_message_says_what_to_do(path: str) -> None:
 # --- a process with a terminal of its own
 
 SESSION = """
-import os, sys, time
+import os, signal, sys, time
+for number in (signal.SIGHUP, signal.SIGTERM):  # whoever runs the tests in the background may have these ignored
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.close(os.open(os.ttyname(0), os.O_RDWR))  # the first one that a session's leader opens becomes the controlling one
 from armflow.robot.errors import DeviceFault
 from armflow.teleop.terminal import TerminalDevice
