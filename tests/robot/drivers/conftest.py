@@ -62,6 +62,7 @@ class SoftwareRealSense:
         device.add_to(self.context)
         self.flowing, self._over = threading.Event(), threading.Event()
         self.flowing.set()
+        self._showing = threading.Lock()
         self._thread = threading.Thread(target=self._flow, daemon=True)
         self._thread.start()
 
@@ -77,8 +78,14 @@ class SoftwareRealSense:
 
     def _flow(self) -> None:
         while not self._over.wait(1 / FPS):
-            if self.flowing.is_set():
-                self.show(self.number + 1)
+            with self._showing:
+                if self.flowing.is_set():
+                    self.show(self.number + 1)
+
+    def pause(self) -> None:
+        """No frame is on its way to librealsense any more when this returns."""
+        with self._showing:
+            self.flowing.clear()
 
     def show(self, number: int) -> None:
         """Send one frame of each stream, if somebody listens."""

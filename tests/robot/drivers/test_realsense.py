@@ -103,8 +103,8 @@ def test_depth_is_aligned_to_colour(plug: Plug):
 def test_gaps_and_repeats_of_the_frame_number_are_counted(plug: Plug, eventually: Eventually):
     device = plug()
     with opened(device) as camera:
-        device.flowing.clear()
-        time.sleep(0.2)  # until the last frame is through
+        device.pause()
+        eventually(lambda: camera.latest(max_age_s=60.0).frame_number == device.number)
         before, start = camera.stats, device.number + 10
         for number, frames, repeated in ((start, 1, 0), (start + 1, 2, 0), (start + 1, 2, 1), (start + 6, 3, 1)):
             device.show(number)
@@ -129,7 +129,7 @@ def test_frames_do_not_change_afterwards(plug: Plug, eventually: Eventually):
 def test_a_frame_older_than_allowed_is_an_error(plug: Plug):
     device = plug()
     with opened(device) as camera:
-        device.flowing.clear()
+        device.pause()
         time.sleep(0.2)
         with pytest.raises(StaleReading, match="old, allowed is 0.05 s; if this lasts, check cable") as caught:
             camera.latest(max_age_s=0.05)
@@ -140,7 +140,7 @@ def test_a_frame_older_than_allowed_is_an_error(plug: Plug):
 def test_a_stall_is_an_error_at_once_and_ends_when_frames_come_again(plug: Plug, eventually: Eventually):
     device = plug()
     with opened(device, replace(HASTY, reader=replace(HASTY.reader, restarts=1000))) as camera:
-        device.flowing.clear()
+        device.pause()
         eventually(error_of(camera, StaleReading))
         with pytest.raises(StaleReading, match="restarting the stream, 1 of 1000"):
             camera.latest(max_age_s=1e9)
@@ -168,7 +168,7 @@ def test_a_stalled_camera_ends_the_episode_and_the_arm_holds(plug: Plug):
     device, clock = plug(), MonotonicClock()
     arm = FakeArm(clock)
     with opened(device) as camera:
-        device.flowing.clear()
+        device.pause()
         with pytest.raises(StaleReading):
             run_episode(
                 arm=arm, cameras={"head": camera}, source=FakeSource(frames=True), clock=clock,
@@ -311,7 +311,7 @@ def test_settings_survive_a_restart(plug: Plug, eventually: Eventually):
     device = plug(options=AUTOMATIC)
     cfg = replace(HASTY, exposure=80.0, gain=16.0, white_balance=5000.0, reader=replace(HASTY.reader, restarts=1000))
     with opened(device, cfg) as camera:
-        device.flowing.clear()
+        device.pause()
         device.rgb.set_option(device.rs.option.exposure, 999.0)  # as a reset of the device would
         eventually(lambda: camera.stats.restarts > 0)
         device.flowing.set()
