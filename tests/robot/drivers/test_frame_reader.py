@@ -181,3 +181,15 @@ def test_without_a_first_frame_entering_gives_up():
 def test_impossible_patience_is_refused(change: dict[str, Any]):
     with pytest.raises(ConfigError, match=next(iter(change))):
         ReaderCfg(**change)
+
+
+def test_a_frame_that_comes_twice_is_counted_as_repeated_and_not_as_new(eventually: Eventually):
+    class Stuck(ScriptedSource):
+        def read(self, timeout_s: float) -> RgbdFrame | Refused | None:
+            frame = super().read(timeout_s)
+            self.number = 1001  # of the one after: 1002, again and again
+            return frame
+
+    with FrameReader(SPEC, Stuck(), replace(CFG, stall_s=60.0)) as reader:
+        eventually(lambda: reader.stats.repeated >= 3)
+        assert reader.stats.frames == 2 and reader.latest(max_age_s=60.0).frame_number == 1002
