@@ -122,21 +122,22 @@ class _Source:
     def open(self) -> None:
         rs, cfg, name = load_sdk(), self._cfg, self._spec.name
         config = self._recording() if cfg.playback else self._live()
-        pipeline, self._queue = rs.pipeline(self._context), rs.frame_queue(1)
+        pipeline, self._queue, self._came = rs.pipeline(self._context), rs.frame_queue(1), False
         with sdk_errors(name, "choosing the streams", self._failure):
-            possible = config.can_resolve(rs.pipeline_wrapper(pipeline))
-        if not possible:
-            source = cfg.playback or "the device"
-            raise ConfigError(f"camera {name}: {source} has no {self._wanted()}; correct the rig file or RealSenseCfg")
-        with sdk_errors(name, "starting the streams", self._failure):
-            profile = pipeline.start(config, self._queue)
-            self._pipeline = pipeline
-            self.info = hardware.describe(profile)
-            device = profile.get_device()
-            self._playback = device.as_playback() if cfg.playback else None
-        self._check_serial(self.info.serial)
-        hardware.check_calibration(self._spec, self.info, profile, cfg.max_intrinsics_px)
+            if not config.can_resolve(wrapper := rs.pipeline_wrapper(pipeline)):
+                source = cfg.playback or "the device"
+                message = f"{source} has no {self._wanted()}; correct the rig file or RealSenseCfg"
+                raise ConfigError(f"camera {name}: {message}")
+            # All that may be refused is refused before anything streams.
+            profile = config.resolve(wrapper)
+            self.info, device = hardware.describe(profile), profile.get_device()
+            self._check_serial(self.info.serial)
+            hardware.check_calibration(self._spec, self.info, profile, cfg.max_intrinsics_px)
         self._table, self._align = hardware.depth_table(self.info.depth_scale_m), rs.align(rs.stream.color)
+        with sdk_errors(name, "starting the streams", self._failure):
+            pipeline.start(config, self._queue)
+            self._pipeline = pipeline
+            self._playback = device.as_playback() if cfg.playback else None
         if not cfg.playback:
             with sdk_errors(name, "setting options"):
                 hardware.steady_settings(device)
@@ -153,9 +154,11 @@ class _Source:
         hardware.reset(self._context, self._spec.name, self._spec.serial)
 
     def close(self) -> None:
-        pipeline, self._pipeline, self._playback = self._pipeline, None, None
+        pipeline, playback, self._pipeline, self._playback = self._pipeline, self._playback, None, None
         if pipeline is not None:
             try:
+                if playback is not None and not self._came:
+                    self._queue.try_wait_for_frame(1000)  # stopping sooner corrupts librealsense's memory (2.56.5)
                 pipeline.stop()
             except RuntimeError:
                 pass  # an unplugged device cannot be stopped; letting go of it is all that is left
@@ -195,6 +198,7 @@ class _Source:
         rs = load_sdk()
         came, frame = self._queue.try_wait_for_frame(int(timeout_s * 1000))
         if came:
+            self._came = True
             return frame.as_frameset()
         if self._playback is not None and self._playback.current_status() == rs.playback_status.stopped:
             message = f"the recording {self._cfg.playback} has ended; open the camera again to see it from its start"
