@@ -63,7 +63,9 @@ if ! fits .venv/bin/python >/dev/null; then
   "$uv" venv --quiet --python "$python" .venv
 fi
 say "installing packages into .venv (several GB the first time, torch comes with CUDA)"
-"$uv" pip install --python .venv/bin/python --require-hashes --only-binary :all: --compile-bytecode -r requirements.lock
+# Wheels only, so that nothing needs a compiler; the SDK of Feetech's motors has none, but is plain Python.
+"$uv" pip install --python .venv/bin/python --require-hashes --only-binary :all: --no-binary feetech-servo-sdk \
+  --compile-bytecode -r requirements.lock
 "$uv" pip install --python .venv/bin/python --no-deps --no-build-isolation --editable .
 
 # Not having these stops neither everything nor silently: what needs them names them again.
