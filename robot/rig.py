@@ -2,17 +2,20 @@
 
 import hashlib
 import math
-import tomllib
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 
 from . import fr3
+from .drivers.franka import FrankaCfg
+from .drivers.opencv import OpenCVCfg
+from .drivers.realsense import RealSenseCfg
 from .errors import ConfigError
 from .geometry import pose, rotation_from_quat
 from .safety import SafetyCfg
+from .toml_cfg import load
 from .types import ArmSpec, CameraSpec
 
 DEFAULT_RIG = Path(__file__).parent / "rigs" / "fr3_table.toml"
@@ -57,6 +60,10 @@ class CameraCfg:
     serial: str = ""
     calibration_date: str = "1970-01-01"
     """Day the pose was measured, ISO 8601."""
+    realsense: RealSenseCfg | None = None
+    """It is a RealSense, found by `serial`, run like this."""
+    opencv: OpenCVCfg | None = None
+    """It is a camera or video file that OpenCV opens: no depth."""
 
     def __post_init__(self) -> None:
         for key in ("width", "height", "fps", "fx", "fy", "depth_scale_m"):
@@ -67,6 +74,9 @@ class CameraCfg:
             _require(finite, f"camera {self.name}: {key} must be {count} finite numbers, got {list(values)}")
         norm = math.hypot(*self.quat_wxyz)
         _require(abs(norm - 1) < 0.01, f"camera {self.name}: quat_wxyz has length {norm:.3f}, a rotation has 1")
+        _require(not (self.realsense and self.opencv), f"camera {self.name} is realsense or opencv, not both")
+        known = not self.realsense or self.realsense.playback or self.serial
+        _require(bool(known), f"camera {self.name}: a realsense needs its serial, which is printed on the device")
 
     def spec(self) -> CameraSpec:
         K = np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
@@ -119,11 +129,25 @@ class Rig:
     arm: ArmCfg = field(default_factory=ArmCfg)
     safety: SafetyCfg = field(default_factory=SafetyCfg)
     twin: TwinCfg = field(default_factory=TwinCfg)
+    franka: FrankaCfg | None = None
+    """The arm is a Franka FR3 at this address. Without a section of an arm's driver there is only the twin."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "control_hz")
         names = [c.name for c in self.cameras]
         _require(len(set(names)) == len(names), f"two cameras have the same name: {', '.join(names)}")
+        serials = [c.serial for c in self.cameras if c.serial]
+        _require(len(set(serials)) == len(serials), f"two cameras have the same serial: {', '.join(serials)}")
+        if self.franka is not None:
+            _require(self.arm.model == "fr3", f"[franka] drives an fr3, arm.model is '{self.arm.model}'")
+            without = [c.name for c in self.cameras if not (c.realsense or c.opencv)]
+            _require(not without, f"an arm that is hardware needs real cameras: give {', '.join(without)} "
+                                  "a section [cameras.realsense] or [cameras.opencv]")  # fmt: skip
+
+    @property
+    def is_hardware(self) -> bool:
+        """Whether it describes devices; if not, it is a twin only."""
+        return self.franka is not None
 
     def camera(self, name: str) -> CameraCfg:
         found = {c.name: c for c in self.cameras}
@@ -142,45 +166,9 @@ class Rig:
 
 def load_rig(path: Path = DEFAULT_RIG) -> Rig:
     """Read and check a rig file. Raises ConfigError naming the file, the key and what is allowed."""
-    try:
-        data = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"rig file {path} does not exist; start from {DEFAULT_RIG.name}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"rig file {path} is not TOML: {error}") from None
-    return _build(Rig, data, where=str(path))
-
-
-def _build(cls: type, data: Any, where: str) -> Any:
-    """Dataclass from nested dicts; unknown or missing keys are errors."""
-    hints = get_type_hints(cls)
-    unknown = set(data) - {f.name for f in fields(cls)}
-    if unknown:
-        valid = ", ".join(f.name for f in fields(cls))
-        raise ConfigError(f"{where}: unknown key {', '.join(sorted(unknown))}; valid keys: {valid}")
-    missing = [f.name for f in fields(cls) if f.name not in data and f.default is f.default_factory is MISSING]
-    if missing:
-        raise ConfigError(f"{where}: missing key {', '.join(missing)}")
-    values = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()}
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
-    if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        if not isinstance(value, list):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
-        return tuple(_convert(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if hint is float and type(value) is int:  # not bool, which is an int, too
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return value
+    if not path.exists():
+        raise ConfigError(f"rig file {path} does not exist; `armflow rig new {path}` writes one to start from")
+    return load(Rig, path, "rig file")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from .. import fr3
 from ..errors import ConfigError, OperatorNeeded, StaleReading
 from ..worker import Worker
 
-MAX_WIDTH_M = 0.08
+MAX_WIDTH_M = fr3.SPEC.gripper_width_m
 HOMED_WIDTH_M = 0.01  # a hand that has not been homed reports a stroke of about zero
 POLL_S = 0.05  # how often the idle sender looks whether it is to end
 PATIENCE_S = 5.0  # full stroke at the slowest sensible speed takes 2 s

@@ -8,7 +8,6 @@ import numpy as np
 
 from ..clock import Clock, MonotonicClock
 from ..errors import ConfigError, DeviceFault, DeviceNotFound, DeviceTimeout
-from ..rig import CameraCfg
 from ..types import CameraSpec, RgbdFrame
 from .frame_reader import FrameReader, ReaderCfg
 
@@ -36,9 +35,9 @@ class OpenCVCamera(FrameReader):
     never arrived is not noticed as a drop.
     """
 
-    def __init__(self, camera: CameraCfg, cfg: OpenCVCfg, *, clock: Clock | None = None) -> None:
+    def __init__(self, spec: CameraSpec, cfg: OpenCVCfg, *, clock: Clock | None = None) -> None:
         """`clock`: what frames are timed by; None is the wall's monotonic clock."""
-        spec, clock = camera.spec(), clock or MonotonicClock()
+        clock = clock or MonotonicClock()
         source = _Source(spec, cfg.source, clock) if isinstance(cfg.source, int) else _File(spec, cfg.source, clock)
         super().__init__(spec, source, cfg.reader, clock)
 

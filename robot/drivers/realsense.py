@@ -10,7 +10,6 @@ import numpy as np
 
 from ..clock import Clock, MonotonicClock
 from ..errors import ConfigError, DeviceFault, DeviceNotFound, DeviceTimeout
-from ..rig import CameraCfg
 from ..types import CameraSpec, RgbdFrame
 from . import realsense_device as hardware
 from .frame_reader import FrameReader, ReaderCfg, Refused
@@ -71,7 +70,7 @@ class RealSenseCamera(FrameReader):
 
     def __init__(
         self,
-        camera: CameraCfg,
+        spec: CameraSpec,
         cfg: RealSenseCfg | None = None,
         *,
         context: "rs.context | None" = None,
@@ -79,7 +78,6 @@ class RealSenseCamera(FrameReader):
     ) -> None:
         """`context`: librealsense's; None makes one for real devices. `clock` must tick as `time.monotonic` does."""
         cfg, clock = cfg or RealSenseCfg(), clock or MonotonicClock()
-        spec = camera.spec()
         if not spec.serial and cfg.playback is None:
             raise ConfigError(f"camera {spec.name}: its rig section has no serial; the serial is printed on the device")
         if spec.fps != int(spec.fps):

@@ -75,7 +75,7 @@ def test_a_wrong_rig_file_is_refused_by_file_and_key(load: Callable[[str], Rig],
 
 
 def test_a_rig_file_that_is_not_there_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist; start from fr3_table\.toml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist; `armflow rig new"):
         load_rig(tmp_path / "nowhere.toml")
 
 

@@ -35,7 +35,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(source: int | Path, **changes: Any) -> OpenCVCamera:
-    return OpenCVCamera(replace(CAMERA, **changes), OpenCVCfg(source))
+    return OpenCVCamera(replace(CAMERA, **changes).spec(), OpenCVCfg(source))
 
 
 def test_a_frame_is_rgb_with_no_depth_and_of_its_number(video: Path):

@@ -19,6 +19,7 @@ from armflow.robot.errors import ArmflowError, ConfigError, DeviceFault, DeviceN
 from armflow.robot.fakes import FakeArm, FakeSource
 from armflow.robot.rig import CameraCfg
 from armflow.robot.safety import JointSafety
+from armflow.robot.types import CameraSpec
 
 WIDTH, HEIGHT, FPS = 64, 48, 30
 FRESH_S = 5.0  # generous: the machine may be busy
@@ -31,13 +32,13 @@ Plug = Callable[..., Any]
 Eventually = Callable[[Callable[[], bool]], None]
 
 
-def rig_camera(serial: str = "A", **changes: Any) -> CameraCfg:
-    """The rig section that fits the software devices."""
+def rig_camera(serial: str = "A", **changes: Any) -> CameraSpec:
+    """What the rig says of a camera that fits the software devices."""
     cfg = CameraCfg(
         name="head", width=WIDTH, height=HEIGHT, fps=FPS, fx=60.0, fy=60.0, cx=31.5, cy=23.5, serial=serial,
         position=(0.1, 0.2, 0.3), quat_wxyz=(0.0, 1.0, 0.0, 0.0),
     )  # fmt: skip
-    return replace(cfg, **changes)
+    return replace(cfg, **changes).spec()
 
 
 def opened(device: Any, cfg: RealSenseCfg = PATIENT, **changes: Any) -> RealSenseCamera:
