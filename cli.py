@@ -13,6 +13,8 @@ from .robot.errors import ArmflowError
 
 GROUPS = {
     "demo": ("evaluation.demo", "the whole loop in the twin: demonstrations to a better policy, with a report"),
+    "rig": ("robot.rig_commands", "describe your cell in a rig file, and check it"),
+    "doctor": ("robot.doctor_commands", "probe devices and computer, and say what to do about each finding"),
     "twin": ("robot.twin.commands", "look at the simulated cell"),
     "collect": ("evaluation.collect_commands", "record demonstrations and rollouts as LeRobot datasets"),
     "data": ("datasets.commands", "look at and commit recorded data"),

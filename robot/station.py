@@ -52,7 +52,9 @@ def make_arm(rig: Rig, clock: Clock) -> FrankaArm:
     """The rig's arm, not open yet. Raises ConfigError for a rig without one, and for an SDK that is not installed."""
     if rig.franka is not None:
         return FrankaArm(rig.franka, clock)
-    raise ConfigError(f"rig {rig.name} describes no arm but the twin's; give it a section of a driver, such as [franka]")
+    raise ConfigError(
+        f"rig {rig.name} describes no arm but the twin's; give it a section of a driver, such as [franka]"
+    )
 
 
 def make_camera(cfg: CameraCfg, clock: Clock) -> RealSenseCamera | OpenCVCamera:

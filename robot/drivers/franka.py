@@ -160,6 +160,15 @@ class FrankaArm:
             except self._sdk_errors as error:
                 raise DeviceFault(NAME, f"it does not take the stop: {error}; press the user stop") from error
 
+    def look(self) -> str:
+        """Connect, see whether it would start, and disconnect; nothing moves. Raises what entering the context would."""
+        self._robot = self._connect()
+        try:
+            self._refuse_unless_ready(self._state())
+            return f"answers at {self._cfg.host}, idle and without errors"
+        finally:
+            self._let_go()
+
     @property
     def servo_stats(self) -> ServoStats:
         """Setpoints, overruns and timeouts since control was taken."""

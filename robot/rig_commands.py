@@ -1,0 +1,46 @@
+"""`armflow rig ...`."""
+
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from .errors import ConfigError
+from .findings import show
+from .rig import DEFAULT_RIG, load_rig
+from .rig_check import check_rig
+
+RigFile = Annotated[Path, tyro.conf.arg(metavar="RIG")]
+TEMPLATES = {path.stem: path for path in sorted(DEFAULT_RIG.parent.glob("*.toml"))}
+
+
+def new(out: RigFile, /, template: Literal["fr3_realsense", "fr3_table"] = "fr3_realsense") -> None:
+    """Write a rig file to start from, with every setting that one usually changes and what it means.
+
+    Args:
+        out: Where to; an existing file is not touched.
+        template: fr3_realsense is an FR3 with two RealSense cameras, fr3_table the twin that everything runs on by default.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another name or move it away")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(TEMPLATES[template].read_text(encoding="utf-8"), encoding="utf-8")
+    Console().print(f"wrote {out}; fill it in, then: armflow rig check {out}")
+
+
+def check(rig: RigFile = DEFAULT_RIG, /) -> None:
+    """Check a rig file: keys, types and ranges, then whether it makes sense as a whole. Opens no device.
+
+    Args:
+        rig: Rig file; without one the twin's that armflow ships.
+    """
+    loaded = load_rig(rig)
+    Console().print(f"{loaded.name}, {'hardware' if loaded.is_hardware else 'twin only'}, hash {loaded.hash}")
+    if not show(check_rig(loaded, date.today())):  # noqa: DTZ011 the day where the rig stands
+        sys.exit(1)
+
+
+COMMANDS = {"new": new, "check": check}
