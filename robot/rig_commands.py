@@ -12,6 +12,7 @@ from .errors import ConfigError
 from .findings import show
 from .rig import DEFAULT_RIG, load_rig
 from .rig_check import check_rig
+from .station import go_home, open_station
 
 RigFile = Annotated[Path, tyro.conf.arg(metavar="RIG")]
 TEMPLATES = {path.stem: path for path in sorted(DEFAULT_RIG.parent.glob("*.toml"))}
@@ -43,4 +44,17 @@ def check(rig: RigFile = DEFAULT_RIG, /) -> None:
         sys.exit(1)
 
 
-COMMANDS = {"new": new, "check": check}
+def home(rig: RigFile = DEFAULT_RIG, /, twin: bool = False) -> None:
+    """Drive the arm to the rig's home pose, slowly and in a straight line of its joints. Ctrl-C: it holds.
+
+    Args:
+        rig: Rig file.
+        twin: A dry run, whatever the rig describes.
+    """
+    console = Console()
+    with open_station(load_rig(rig), twin=twin) as station, console.status("driving home; Ctrl-C holds"):
+        go_home(station)
+    console.print("home")
+
+
+COMMANDS = {"new": new, "check": check, "home": home}

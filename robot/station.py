@@ -4,13 +4,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from .arm import ArmDriver
 from .camera import Camera
 from .clock import Clock, MonotonicClock
+from .control import LoopCfg, run_episode
 from .drivers.franka import FrankaArm
 from .drivers.opencv import OpenCVCamera
 from .drivers.realsense import RealSenseCamera
 from .errors import ConfigError
+from .homing import Homing, seconds_needed
 from .rig import CameraCfg, Rig
 from .safety import JointSafety, SafetyFilter
 from .twin.cell import Cell, Episode
@@ -46,6 +50,15 @@ def open_station(rig: Rig, *, twin: bool = False, task: str = "pick_peach", seed
         cameras = {cfg.name: stack.enter_context(make_camera(cfg, clock)) for cfg in rig.cameras}
         arm = stack.enter_context(make_arm(rig, clock))
         yield Station(rig, arm, cameras, JointSafety(arm.spec, rig.safety), clock, None)
+
+
+def go_home(station: Station) -> None:
+    """Drive to the rig's home pose, slowly, from wherever the arm stands. Raises OperatorNeeded if it does not get there."""
+    spec, hz = station.arm.spec, station.rig.control_hz
+    run_episode(
+        arm=station.arm, cameras={}, source=Homing(spec, np.array(station.rig.arm.home_q), hz), safety=station.safety,
+        clock=station.clock, cfg=LoopCfg(fps=hz, max_steps=round(seconds_needed(spec) * hz)),
+    )  # fmt: skip
 
 
 def make_arm(rig: Rig, clock: Clock) -> FrankaArm:

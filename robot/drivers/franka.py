@@ -200,7 +200,7 @@ class FrankaArm:
             return _within(
                 lambda: sdk.Robot(cfg.host, realtime_config=kind),
                 cfg.connect_timeout_s,
-                f"{cfg.host} accepts a connection but does not answer; does another program hold the arm?",
+                f"{cfg.host} does not answer; is it the right address, FCI active in Desk, and no other program holding the arm?",
             )
         except sdk.NetworkException as error:
             raise DeviceNotFound(

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import pytest
 from armflow.robot.arm import ArmDriver
 from armflow.robot.drivers.franka import FrankaArm, FrankaCfg
+from armflow.robot.drivers.opencv import OpenCVCfg
 from armflow.robot.errors import (
     ConfigError,
     DeviceError,
@@ -28,6 +31,8 @@ from armflow.robot.errors import (
     StaleReading,
 )
 from armflow.robot.interpolator import Setpoint
+from armflow.robot.rig import load_rig
+from armflow.robot.station import go_home, open_station
 from armflow.robot.types import ArmCommand, Floats
 
 pytestmark = pytest.mark.slow  # an environment, a server and real time
@@ -333,6 +338,34 @@ def test_after_the_death_of_a_program_the_robot_holds_and_another_can_connect(ro
         np.testing.assert_allclose(arm.read().q, pose.q, atol=0.01)
 
 
+def test_a_look_takes_no_control(robot: SimulatedRobot):
+    assert "idle and without errors" in FrankaArm(FrankaCfg(robot.host)).look()
+    robot.order("press")
+    try:
+        with pytest.raises(OperatorNeeded, match="user stop is pressed"):
+            FrankaArm(FrankaCfg(robot.host)).look()
+    finally:
+        robot.order("release")
+
+
+def test_a_rig_opens_drives_home_and_lets_go(robot: SimulatedRobot, tmp_path: Path):
+    video = tmp_path / "scene.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 30, (64, 48))
+    for _ in range(900):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    rig = load_rig().with_image_size(64, 48)
+    rig = replace(
+        rig, franka=FrankaCfg(robot.host), cameras=tuple(replace(c, opencv=OpenCVCfg(video)) for c in rig.cameras)
+    )
+    with open_station(rig) as station:
+        go_home(station)
+        np.testing.assert_allclose(station.arm.read().q, rig.arm.home_q, atol=0.02)
+        assert station.cameras["front"].latest(max_age_s=5.0).rgb.shape == (48, 64, 3)
+    with open_station(rig):
+        pass
+
+
 def test_where_nothing_listens_the_message_says_what_to_check():
     pytest.importorskip("franky", reason="needs franky-control")
     with (
@@ -347,7 +380,7 @@ def test_a_robot_that_does_not_answer_is_given_up_in_time():
     cfg = FrankaCfg("127.0.0.1", connect_timeout_s=0.5)
     with socket.create_server(("127.0.0.1", 1337)):
         start = time.monotonic()
-        with pytest.raises(DeviceTimeout, match="another program"), FrankaArm(cfg):
+        with pytest.raises(DeviceTimeout, match="does not answer.*no other program"), FrankaArm(cfg):
             pass
         assert time.monotonic() - start < 3
 
