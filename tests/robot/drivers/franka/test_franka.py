@@ -124,12 +124,14 @@ def stream(arm: FrankaArm, hz: float, seconds: float) -> tuple[Floats, Floats]:
     return np.array(errors), np.array(poses)
 
 
-def assert_streams_cleanly(arm: FrankaArm, hz: float, seconds: float) -> None:
+def assert_streams_cleanly(
+    arm: FrankaArm, hz: float, seconds: float, rms_rad: float = 0.02, worst_rad: float = 0.1
+) -> None:
     errors, poses = stream(arm, hz, seconds)
     stats = arm.servo_stats
     rms, worst = float(np.sqrt((errors**2).mean())), float(np.abs(errors).max())
     print(f"{hz} Hz: rms {rms:.4f} rad, worst {worst:.4f} rad, {stats}")
-    assert rms < 0.02 and worst < 0.1
+    assert rms < rms_rad and worst < worst_rad
     assert np.ptp(poses[:, 0]) > 0.5  # it did move
     assert stats.timeouts == 0
 
@@ -149,7 +151,21 @@ def test_steps_at_10_hz_are_followed_without_a_reflex(arm: FrankaArm):
 
 @pytest.mark.parametrize("hz", [10, 30, 50])
 def test_steps_at_every_rate_are_followed_without_a_reflex(arm: FrankaArm, hz: float):
-    assert_streams_cleanly(arm, hz, 20)
+    assert_streams_cleanly(arm, hz, 60)
+
+
+def test_another_reading_of_the_protocol_agrees(other_robot: str):
+    with FrankaArm(FrankaCfg(other_robot)) as arm:
+        go_to(arm, READY, within_s=20.0)
+        # It sleeps between steps instead of keeping real time, so on a busy machine it lags behind.
+        assert_streams_cleanly(arm, 20, 5, rms_rad=0.15, worst_rad=0.6)
+        arm.command(ArmCommand(arm.read().q, 0.2))
+        deadline = time.monotonic() + 5
+        while arm.read().gripper > 0.5 and time.monotonic() < deadline:
+            arm.command(ArmCommand(READY, 0.2))
+            time.sleep(0.05)
+        assert arm.read().gripper < 0.5
+    assert "idle and without errors" in FrankaArm(FrankaCfg(other_robot)).look()
 
 
 def test_the_same_step_without_the_servo_is_stopped_by_reflex(robot: SimulatedRobot):
