@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from armflow.robot.types import ArmState
 from armflow.teleop.device import TeleopEvent, TeleopInput, ToolDelta
 from armflow.teleop.keyboard import KeyboardDevice
 from armflow.teleop.keys import SPEED_M_S, TURN_RAD_S
+
+Delta = Callable[[TeleopInput], ToolDelta]
+AtRest = Callable[[TeleopInput], bool]
 
 HZ = 10.0
 STATE = ArmState(0.0, np.zeros(7), np.zeros(7), np.zeros(7), 1.0)
@@ -39,18 +42,13 @@ def read(keyboard: KeyboardDevice, *held: str) -> TeleopInput:
     return wish
 
 
-def delta(wish: TeleopInput) -> ToolDelta:
-    assert isinstance(wish.target, ToolDelta)
-    return wish.target
-
-
 # --- hold to run
 
 
-def test_nobody_at_the_keyboard_wants_nothing(keyboard: KeyboardDevice) -> None:
+def test_nobody_at_the_keyboard_wants_nothing(keyboard: KeyboardDevice, at_rest: AtRest) -> None:
     wish = keyboard.read(STATE)
     assert (wish.engaged, wish.event) == (False, None)
-    assert not delta(wish).translation_m.any() and not delta(wish).rotation_rad.any()
+    assert at_rest(wish)
 
 
 def test_the_arm_is_engaged_while_shift_is_held_and_no_longer(keyboard: KeyboardDevice) -> None:
@@ -60,7 +58,7 @@ def test_the_arm_is_engaged_while_shift_is_held_and_no_longer(keyboard: Keyboard
     assert not read(keyboard, "w").engaged
 
 
-def test_a_held_key_counts_once_however_often_it_repeats(keyboard: KeyboardDevice) -> None:
+def test_a_held_key_counts_once_however_often_it_repeats(keyboard: KeyboardDevice, delta: Delta) -> None:
     assert delta(read(keyboard, "shift", *["w"] * 30)).translation_m[0] == pytest.approx(STEP_M)
 
 
@@ -79,7 +77,7 @@ def test_a_held_key_counts_once_however_often_it_repeats(keyboard: KeyboardDevic
     ],
 )
 def test_a_key_moves_the_tool_along_an_axis_of_the_base(
-    keyboard: KeyboardDevice, key: str, direction: tuple[float, ...]
+    keyboard: KeyboardDevice, key: str, direction: tuple[float, ...], delta: Delta
 ) -> None:
     wished = delta(read(keyboard, "shift", key))
     np.testing.assert_allclose(wished.translation_m, STEP_M * np.array(direction))
@@ -87,28 +85,28 @@ def test_a_key_moves_the_tool_along_an_axis_of_the_base(
 
 
 @pytest.mark.parametrize(("key", "sign"), [("q", 1), ("e", -1)])
-def test_a_key_turns_the_tool_about_the_vertical(keyboard: KeyboardDevice, key: str, sign: int) -> None:
+def test_a_key_turns_the_tool_about_the_vertical(keyboard: KeyboardDevice, key: str, sign: int, delta: Delta) -> None:
     wished = delta(read(keyboard, "shift", key))
     np.testing.assert_allclose(wished.rotation_rad, (0, 0, sign * TURN_RAD))
     assert not wished.translation_m.any()
 
 
-def test_keys_add_up_and_opposite_ones_cancel(keyboard: KeyboardDevice) -> None:
+def test_keys_add_up_and_opposite_ones_cancel(keyboard: KeyboardDevice, delta: Delta) -> None:
     wished = delta(read(keyboard, "shift", "w", "a", "r", "f", "e"))
     np.testing.assert_allclose(wished.translation_m, (STEP_M, STEP_M, 0))
     np.testing.assert_allclose(wished.rotation_rad, (0, 0, -TURN_RAD))
 
 
-def test_speed_does_not_depend_on_the_control_rate() -> None:
+def test_speed_does_not_depend_on_the_control_rate(delta: Delta) -> None:
     slow, fast = (delta(read(KeyboardDevice(hz), "shift", "w", "q")) for hz in (5.0, 50.0))
     np.testing.assert_allclose(slow.translation_m * 5, fast.translation_m * 50)
     np.testing.assert_allclose(slow.rotation_rad * 5, fast.rotation_rad * 50)
 
 
-def test_a_key_without_a_meaning_changes_nothing(keyboard: KeyboardDevice) -> None:
+def test_a_key_without_a_meaning_changes_nothing(keyboard: KeyboardDevice, at_rest: AtRest) -> None:
     wish = read(keyboard, "shift", "m", "f5", "up")
     assert (wish.gripper, wish.event) == (1.0, None)
-    assert not delta(wish).translation_m.any() and not delta(wish).rotation_rad.any()
+    assert at_rest(wish)
 
 
 # --- gripper
