@@ -8,6 +8,9 @@ A chunk that crosses the episode's end is kept, padded by its last action: dropp
 end counts depends on why the episode ended. Terminated: the reward of the last action counts, and no value follows.
 Truncated: the state after the last action was never seen, so the last frame is the last state to bootstrap from, and
 actions from there on have no observed consequence (n stops short of them).
+
+A person who takes over from a policy, or gives back to it, ends the chunk, too: what follows is the other's reaction, not
+what that chunk would have done. Such a chunk has the steps up to the change, and the first state of the other as the next.
 """
 
 from collections.abc import Sequence
@@ -40,7 +43,7 @@ class ChunkTransitions:
 
     episode: Ints  # (k,) index in the dataset
     frame: Ints  # (k,) state at which the chunk starts
-    actions: Floats  # (k, C, d) executed actions, the last one repeated beyond the end
+    actions: Floats  # (k, C, d) executed actions, the last one that counts repeated beyond the end or a change of mode
     n_steps: Ints  # (k,) steps that count, 0..C
     reward: Floats  # (k,) sum of gamma^i r over the n steps
     bootstrap: Floats  # (k,) gamma^n, or 0 where terminated: the factor of the next value
@@ -56,28 +59,36 @@ class ChunkTransitions:
 
 
 def chunk_transitions(
-    actions: Floats, rewards: Floats, *, terminated: bool, cfg: ChunkCfg, episode: int = 0
+    actions: Floats, rewards: Floats, *, terminated: bool, cfg: ChunkCfg, episode: int = 0, mode: Ints | None = None
 ) -> ChunkTransitions:
-    """Transitions of one episode: actions (T, d), rewards (T,). Raises DataError on lengths that disagree."""
+    """Transitions of one episode: actions (T, d), rewards (T,), `ControlMode`s (T,); None is one mode throughout.
+
+    Raises DataError on lengths that disagree.
+    """
     T = len(actions)
-    if T == 0 or rewards.shape != (T,):
-        raise DataError(f"episode {episode}: {T} actions and rewards of shape {rewards.shape}; expected ({T},) > 0")
+    mode = np.zeros(T, np.int64) if mode is None else mode
+    if T == 0 or rewards.shape != (T,) or mode.shape != (T,):
+        raise DataError(
+            f"episode {episode}: {T} actions, rewards of shape {rewards.shape} and modes of shape {mode.shape}; "
+            f"expected ({T},) > 0"
+        )
     frame = np.arange(0, T, cfg.stride)
     last_state = T if terminated else T - 1
-    n = np.minimum(cfg.chunk, last_state - frame)
-    crosses = frame + cfg.chunk >= T
+    end = _ends_of_turns(mode)
+    n = np.minimum(cfg.chunk, np.minimum(end[frame], last_state) - frame)
+    crosses = (frame + cfg.chunk >= T) & (end[frame] == T)
     next_frame = np.minimum(frame + n, T - 1)
     return ChunkTransitions(
         episode=np.full(len(frame), episode),
         frame=frame,
-        actions=_chunks(actions, frame, cfg.chunk),
+        actions=_chunks(actions, frame, end, cfg.chunk),
         n_steps=n,
         reward=_discounted(rewards, frame, n, cfg),
         bootstrap=np.where(crosses & terminated, 0.0, cfg.discount**n),
         terminated=crosses & terminated,
         truncated=crosses & (not terminated),
         next_frame=next_frame,
-        next_actions=_chunks(actions, next_frame, cfg.chunk),
+        next_actions=_chunks(actions, next_frame, end, cfg.chunk),
         mc_return=discounted_return(rewards, cfg.discount)[frame],
         weight=(n > 0).astype(np.float64),
     )
@@ -87,8 +98,13 @@ def dataset_transitions(episodes: Sequence[EpisodeArrays], cfg: ChunkCfg) -> Chu
     """Transitions of all episodes, one after the other. Raises DataError if there are none."""
     parts = [
         chunk_transitions(
-            episode.action, episode.reward, terminated=episode.terminated, cfg=cfg, episode=episode.ref.index
-        )
+            episode.action,
+            episode.reward,
+            terminated=episode.terminated,
+            cfg=cfg,
+            episode=episode.ref.index,
+            mode=episode.control_mode,
+        )  # fmt: skip
         for episode in episodes
     ]
     if not parts:
@@ -122,8 +138,19 @@ def negative_reward_return(rewards: Floats, discount: float, negative_reward: fl
     return discounted_return(rewards, discount)
 
 
-def _chunks(actions: Floats, frame: Ints, size: int) -> Floats:
-    return actions[np.minimum(frame[:, None] + np.arange(size), len(actions) - 1)]
+def mode_changes(mode: Ints) -> Ints:
+    """Frames at which somebody else decides than at the frame before."""
+    return np.flatnonzero(np.diff(mode)) + 1
+
+
+def _ends_of_turns(mode: Ints) -> Ints:
+    """(T,) the first frame after each frame at which somebody else decides; T where nobody else does."""
+    ends = np.append(mode_changes(mode), len(mode))
+    return ends[np.searchsorted(ends, np.arange(len(mode)), side="right")]
+
+
+def _chunks(actions: Floats, frame: Ints, end: Ints, size: int) -> Floats:
+    return actions[np.minimum(frame[:, None] + np.arange(size), end[frame][:, None] - 1)]
 
 
 def _discounted(rewards: Floats, frame: Ints, n: Ints, cfg: ChunkCfg) -> Floats:

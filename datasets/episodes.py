@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..robot.errors import CorruptEpisode, DataError
+from ..robot.types import ControlMode
 from .labels import EpisodeLabel, label_columns, newest_labels
 from .layout import LABELS_PATH, read_info
 from .schema import DEPTH_SUFFIX, IMAGES, INDEX_COLUMNS, LABEL_COLUMNS, Schema, schema_from_info
@@ -85,6 +86,11 @@ class EpisodeArrays:
     def requested(self) -> Floats:
         """(n, dof + 1) what was asked for before the safety filter."""
         return self.columns["action.requested"]
+
+    @property
+    def control_mode(self) -> NDArray[np.int64]:
+        """(n,) `ControlMode`: who decided. Others' datasets do not say: there one decided throughout."""
+        return self.columns.get("control_mode", np.full(len(self), ControlMode.HUMAN, np.int64))
 
     @property
     def reward(self) -> Floats:

@@ -19,8 +19,9 @@ from ..teleop.spacemouse import SpaceMouseDevice
 from ..teleop.terminal import TerminalDevice
 
 TaskName = Literal["pick_peach", "stack_bowls"]
-DeviceName = Literal["keyboard", "spacemouse", "gamepad", "terminal", "scripted"]
-HAND_DEVICES: dict[DeviceName, Callable[[float], HandDevice]] = {  # made for a control rate, Hz
+HandName = Literal["keyboard", "spacemouse", "gamepad", "terminal"]
+DeviceName = Literal[HandName, "scripted"]
+HAND_DEVICES: dict[str, Callable[[float], HandDevice]] = {  # made for a control rate, Hz
     "keyboard": KeyboardDevice,
     "spacemouse": SpaceMouseDevice,
     "gamepad": GamepadDevice,
@@ -76,8 +77,10 @@ def rollouts(
     image_size: tuple[int, int] = (128, 96),
     workers: int = 2,
     rig: Path = DEFAULT_RIG,
+    takeover: HandName | None = None,
+    rerun: bool = False,
 ) -> None:
-    """Record labelled autonomous rollouts of a policy in the twin.
+    """Record labelled rollouts of a policy in the twin: autonomous, or one by one with a person who can take over.
 
     Args:
         policy: Checkpoint, or the folder of the stage that made it.
@@ -88,8 +91,11 @@ def rollouts(
             a policy that hardly varies by itself: it would teach its critic nothing.
         repetition: Which of the ten independent sets of seeds.
         image_size: Width and height of the recorded images, px.
-        workers: Episodes simulated at a time.
+        workers: Episodes simulated at a time (not with --takeover).
         rig: Rig file.
+        takeover: Device to take the arm over with, in real time: while its dead-man is held, the person moves the arm, then
+            the policy goes on. What it is held with and how an episode is ended by hand is printed.
+        rerun: Show the episode live in Rerun (with --takeover).
     """
     # Imported here: demonstrations are recorded on computers that need no torch models.
     from .agents import Exploring, Plain
@@ -97,7 +103,12 @@ def rollouts(
 
     jobs = rollout_jobs(tasks, episodes, repetition)
     factory = AgentFactory(Exploring(policy, exploration) if exploration else Plain(policy))
-    collect(load_rig(rig).with_image_size(*image_size), jobs, factory, out, CollectCfg(workers))
+    cell = load_rig(rig).with_image_size(*image_size)
+    if takeover is not None:
+        in_hand = HAND_DEVICES[takeover](cell.control_hz)
+        teleoperate(cell, jobs, out, device=in_hand, clock=MonotonicClock(), rerun=rerun, policy=factory)
+        return
+    collect(cell, jobs, factory, out, CollectCfg(workers))
 
 
 def demonstrate(

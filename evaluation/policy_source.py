@@ -48,6 +48,10 @@ class PolicySource:
         step = self._policy.n_action_steps - len(self._queue)
         return Decision(self._queue.popleft(), ControlMode.POLICY, self._chunk, step)
 
+    def replan(self) -> None:
+        """Forget the chunk that is being executed: the next command is of one sampled from what is seen then."""
+        self._queue.clear()
+
     @torch.no_grad()
     def _plan(self, obs: Observation) -> list[ArmCommand]:
         batch = obs_batch(obs, self._instruction)

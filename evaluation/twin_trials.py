@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from ..robot.control import CommandSource, EpisodeEnd
+from ..robot.control import EpisodeEnd
 from ..robot.errors import SafetyStop
 from ..robot.rig import Rig
 from ..robot.twin.cell import Cell, Episode
@@ -25,7 +25,7 @@ MAX_STEPS = 120  # time limit of a trial, ticks
 
 @dataclass(frozen=True)
 class AgentFactory:
-    """SourceFactory of `teleop.collect` for autonomous rollouts."""
+    """SourceFactory and PlannerFactory of `teleop` for rollouts, on their own or with a person to take over."""
 
     agent: AnyAgent
     operator: str = "policy"
@@ -34,7 +34,7 @@ class AgentFactory:
     def policy_hash(self) -> str:
         return weights_hash(self.agent.checkpoint)
 
-    def __call__(self, episode: Episode, rig: Rig, seed: int) -> CommandSource:
+    def __call__(self, episode: Episode, rig: Rig, seed: int) -> PolicySource:
         return agent_source(self.agent, episode, seed)
 
 

@@ -32,11 +32,18 @@ class ToolPose:
 
 
 @dataclass(frozen=True, eq=False)
+class JointTarget:
+    """Bring the joints to these positions."""
+
+    q: Floats  # (dof,) rad
+
+
+@dataclass(frozen=True, eq=False)
 class TeleopInput:
     """One reading of a device."""
 
     engaged: bool  # the dead-man is held; without it the arm stays
-    target: ToolDelta | ToolPose | None
+    target: ToolDelta | ToolPose | JointTarget | None
     gripper: float  # wanted opening, 0 closed .. 1 open
     event: TeleopEvent | None = None
 

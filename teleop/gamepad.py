@@ -18,6 +18,7 @@ from ..robot.errors import DeviceFault, DeviceNotFound
 from ..robot.types import ArmState
 from .axes import shaped
 from .device import TeleopEvent, TeleopInput, ToolDelta
+from .reader import RECONNECT
 
 SPEED_M_S, TURN_RAD_S = 0.2, 0.8  # along and about each axis at full deflection
 DEAD_ZONE = 0.15  # of full deflection: worn sticks rest as far as 0.1 from the middle
@@ -89,7 +90,7 @@ class GamepadDevice:
         """What sticks and buttons ask for. Raises DeviceFault if the pad is unplugged or its radio link is lost."""
         self._hear()
         if not self._pad.attached():
-            raise DeviceFault(self.name, "the pad is gone; connect it again, then start the session again")
+            raise DeviceFault(self.name, f"the pad is gone; {RECONNECT}")
         event, self._event = self._event, None
         return TeleopInput(self._engaged(), self._delta(), self._gripper, event)
 

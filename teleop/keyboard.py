@@ -24,7 +24,7 @@ class KeyboardDevice(HeldKeys):
             from pynput import keyboard
         except ImportError as error:  # pynput raises this, too, when there is no display
             raise DeviceNotFound(
-                "keyboard", f"pynput cannot listen here ({error}). It needs an X display: run on the robot computer's "
+                self.name, f"pynput cannot listen here ({error}). It needs an X display: run on the robot computer's "
                 "desktop or set DISPLAY; `--device terminal` and `--device scripted` need none"
             ) from error  # fmt: skip
         self._listener = keyboard.Listener(
@@ -41,7 +41,7 @@ class KeyboardDevice(HeldKeys):
     def read(self, state: ArmState) -> TeleopInput:
         """What the held keys ask for. Raises DeviceFault if keys are no longer heard: releases would be missed, too."""
         if self._listener is not None and not self._listener.is_alive():
-            raise DeviceFault("keyboard", "no longer hears keys; has the X display gone? Start the session again")
+            raise DeviceFault(self.name, "no longer hears keys; has the X display gone? Start the session again")
         return self.wish()
 
 

@@ -22,9 +22,9 @@ import numpy as np
 
 from ..robot.errors import DeviceFault, DeviceNotFound
 from ..robot.types import ArmState, Floats
-from ..robot.worker import Worker
 from .axes import shaped
 from .device import TeleopInput, ToolDelta
+from .reader import reader
 from .two_buttons import TwoButtons
 
 SPEED_M_S, TURN_RAD_S = 0.25, 1.0  # along and about each axis at full deflection
@@ -106,9 +106,7 @@ class SpaceMouseDevice:
 
     def __enter__(self) -> Self:
         self._hid = self._open()
-        self._reader = Worker(
-            self.name, "reader", self._listen, advice="connect it again, then start the session again"
-        )
+        self._reader = reader(self.name, self._listen)
         self._reader.start()
         return self
 
@@ -127,8 +125,7 @@ class SpaceMouseDevice:
         self._reader.check()
         with self._lock:
             now = self._now()
-            if now - self._heard_s > RENEW_S:
-                self._buttons.forget()
+            self._forget_after_silence(now)
             move, turn = (
                 shaped(heard.now(now), dead_zone=DEAD_ZONE, power=1.0) for heard in (self._translation, self._rotation)
             )
@@ -146,8 +143,7 @@ class SpaceMouseDevice:
         report = decode(bytes(data))
         with self._lock:
             now = self._now()
-            if now - self._heard_s > RENEW_S:
-                self._buttons.forget()
+            self._forget_after_silence(now)
             self._heard_s = now
             if report.translation is not None:
                 self._translation = Heard(report.translation, now)
@@ -155,6 +151,11 @@ class SpaceMouseDevice:
                 self._rotation = Heard(report.rotation, now)
             if report.buttons is not None:
                 self._buttons.update(left=bool(report.buttons & 1), right=bool(report.buttons & 2))
+
+    def _forget_after_silence(self, now: float) -> None:
+        """By whoever comes first after it: a reading, or the next report."""
+        if now - self._heard_s > RENEW_S:
+            self._buttons.forget()
 
 
 def decode(data: bytes) -> Report:

@@ -26,9 +26,9 @@ from typing import Any, Self
 
 from ..robot.errors import ConfigError, DeviceNotFound
 from ..robot.types import ArmState
-from ..robot.worker import Worker
 from .device import TeleopInput
 from .keys import HeldKeys
+from .reader import reader
 
 HOLD_S = 0.2  # a Linux console repeats every 92 ms, X every 40; the rest is for a connection that is not even
 ESCAPE_S = 0.1  # bytes of an arrow key come together; an escape that stays alone for so long is the key
@@ -81,9 +81,7 @@ class TerminalDevice(HeldKeys):
         termios.tcsetattr(self._fd, termios.TCSANOW, changed)
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
-        self._reader = Worker(
-            self.name, "reader", self._listen, advice="connect it again, then start the session again"
-        )
+        self._reader = reader(self.name, self._listen)
         self._reader.start()
         return self
 

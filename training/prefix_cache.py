@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import nn
 
+from ..datasets.chunks import mode_changes
 from ..datasets.episodes import Dataset, EpisodeArrays, dataset_hash, iterate_images, load_episodes, open_dataset
 from ..robot.errors import SchemaMismatch
 from .pi05_mini.modeling_pi05_mini import PI05MiniPolicy
@@ -92,13 +93,14 @@ def check_dataset(policy: PI05MiniPolicy, dataset: Dataset) -> None:
 
 
 def build(policy: PI05MiniPolicy, root: Path, cache_dir: Path, *, stride: int = 1) -> PrefixCache:
-    """The cache of dataset `root` for frames 0, stride, 2 stride ... and the last of every episode; computed if absent."""
+    """The cache of dataset `root`; computed if absent. Of every episode: frames 0, stride, 2 stride ..., the last one,
+    and those at which a person takes over or gives back."""
     dataset = open_dataset(root)
     check_dataset(policy, dataset)
     folder = cache_dir / f"prefix-{prefix_hash(policy)}-{dataset_hash(root)}-{stride}"
     kept = [e for e in dataset.episodes if e.kept]
     episodes = load_episodes(dataset, kept)
-    frames = [_frames(len(e), stride) for e in episodes]
+    frames = [cached_frames(e, stride) for e in episodes]
     if not folder.exists():
         _compute(policy, dataset, episodes, frames, folder)
     return PrefixCache(
@@ -110,8 +112,10 @@ def build(policy: PI05MiniPolicy, root: Path, cache_dir: Path, *, stride: int = 
     )
 
 
-def _frames(length: int, stride: int) -> NDArray[np.int64]:
-    return np.unique(np.append(np.arange(0, length, stride), length - 1))
+def cached_frames(episode: EpisodeArrays, stride: int) -> NDArray[np.int64]:
+    """Every state that a critic may start from or look ahead to, when its chunks start at multiples of `stride`."""
+    ends = np.append(mode_changes(episode.control_mode), len(episode) - 1)
+    return np.unique(np.append(np.arange(0, len(episode), stride), ends))
 
 
 @torch.inference_mode()

@@ -78,41 +78,67 @@ def test_next_actions_are_the_datasets_next_chunk() -> None:
     assert np.array_equal(t.next_actions[1], t.actions[2])
 
 
+def test_a_takeover_ends_the_chunk_and_its_first_state_is_the_next_one() -> None:
+    actions, rewards = episode(9, success=True)
+    mode = np.array([1, 1, 1, 1, 2, 2, 2, 1, 1])
+    t = chunk_transitions(actions, rewards, terminated=True, cfg=ChunkCfg(chunk=3, discount=0.5), mode=mode)
+    assert t.n_steps.tolist() == [3, 3, 2, 1, 3, 2, 1, 2, 1]
+    assert t.next_frame.tolist() == [3, 4, 4, 4, 7, 7, 7, 8, 8]
+    assert t.actions[:, :, 0].tolist() == [
+        [0, 1, 2], [1, 2, 3], [2, 3, 3], [3, 3, 3], [4, 5, 6], [5, 6, 6], [6, 6, 6], [7, 8, 8], [8, 8, 8],
+    ]  # fmt: skip
+    assert t.next_actions[0, :, 0].tolist() == [3, 3, 3], "the next chunk is nobody else's either"
+    assert t.bootstrap.tolist() == [0.125, 0.125, 0.25, 0.5, 0.125, 0.25, 0.5, 0, 0]
+    assert t.terminated.tolist() == [False] * 7 + [True] * 2
+    assert not t.truncated.any() and t.weight.all()
+
+
 @given(
     T=st.integers(1, 40),
     chunk=st.integers(1, 12),
     stride=st.integers(1, 7),
     discount=st.floats(0.5, 1.0),
     terminated=st.booleans(),
+    turns=st.integers(1, 6),
     seed=st.integers(0, 2**16),
 )
 def test_transitions_equal_a_hand_loop(
-    T: int, chunk: int, stride: int, discount: float, terminated: bool, seed: int
+    T: int, chunk: int, stride: int, discount: float, terminated: bool, turns: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    actions, rewards = rng.normal(size=(T, 3)), rng.normal(size=T)
-    t = chunk_transitions(actions, rewards, terminated=terminated, cfg=ChunkCfg(chunk, discount, stride), episode=4)
+    actions, rewards, mode = rng.normal(size=(T, 3)), rng.normal(size=T), np.sort(rng.integers(turns, size=T))
+    cfg = ChunkCfg(chunk, discount, stride)
+    t = chunk_transitions(actions, rewards, terminated=terminated, cfg=cfg, episode=4, mode=mode)
     assert len(t) == len(range(0, T, stride))
     for k, f in enumerate(range(0, T, stride)):
+        end = next((i for i in range(f, T) if mode[i] != mode[f]), T)
         states = T + 1 if terminated else T  # a terminal state exists, but is worth nothing
-        n = min(chunk, states - 1 - f)
-        executed = [actions[min(f + i, T - 1)] for i in range(chunk)]
+        n = min(chunk, states - 1 - f, end - f)
+        executed = [actions[min(f + i, end - 1)] for i in range(chunk)]
         assert (t.episode[k], t.frame[k], t.n_steps[k]) == (4, f, n)
         assert np.array_equal(t.actions[k], executed)
         assert t.reward[k] == pytest.approx(sum(discount**i * rewards[f + i] for i in range(n)))
-        ends = f + chunk >= T
+        ends = f + chunk >= T and end == T
         assert t.bootstrap[k] == pytest.approx(0.0 if ends and terminated else discount**n)
         assert (t.terminated[k], t.truncated[k]) == (ends and terminated, ends and not terminated)
         assert t.next_frame[k] == min(f + n, T - 1)
         assert t.mc_return[k] == pytest.approx(sum(discount ** (i - f) * rewards[i] for i in range(f, T)))
 
 
-@given(T=st.integers(2, 40), chunk=st.integers(1, 12), discount=st.floats(0.5, 0.99), terminated=st.booleans())
-def test_the_true_return_satisfies_the_chunk_backup(T: int, chunk: int, discount: float, terminated: bool) -> None:
+@given(
+    T=st.integers(2, 40),
+    chunk=st.integers(1, 12),
+    discount=st.floats(0.5, 0.99),
+    terminated=st.booleans(),
+    turns=st.integers(1, 6),
+)
+def test_the_true_return_satisfies_the_chunk_backup(
+    T: int, chunk: int, discount: float, terminated: bool, turns: int
+) -> None:
     """With V = the Monte-Carlo return, the target of every chunk that counts is the return itself."""
     rng = np.random.default_rng(T * 100 + chunk)
-    actions, rewards = rng.normal(size=(T, 2)), rng.normal(size=T)
-    t = chunk_transitions(actions, rewards, terminated=terminated, cfg=ChunkCfg(chunk, discount))
+    actions, rewards, mode = rng.normal(size=(T, 2)), rng.normal(size=T), np.sort(rng.integers(turns, size=T))
+    t = chunk_transitions(actions, rewards, terminated=terminated, cfg=ChunkCfg(chunk, discount), mode=mode)
     value = discounted_return(rewards, discount)
     y = chunk_targets(t.reward, t.n_steps, t.terminated, value[t.next_frame], discount)
     assert np.allclose(y, t.mc_return)
@@ -128,7 +154,10 @@ def test_transitions_of_a_dataset_follow_its_labels(dataset) -> None:
 
 
 def test_lengths_that_disagree_are_refused() -> None:
-    with pytest.raises(DataError, match="episode 3: 4 actions and rewards of shape"):
+    with pytest.raises(DataError, match="episode 3: 4 actions, rewards of shape"):
         chunk_transitions(np.zeros((4, 2)), np.zeros(3), terminated=True, cfg=ChunkCfg(2, 0.9), episode=3)
+    with pytest.raises(DataError, match=r"episode 3: 4 actions, .* modes of shape \(5,\)"):
+        modes = np.zeros(5, np.int64)
+        chunk_transitions(np.zeros((4, 2)), np.zeros(4), terminated=True, cfg=ChunkCfg(2, 0.9), episode=3, mode=modes)
     with pytest.raises(DataError, match="no episodes"):
         dataset_transitions([], ChunkCfg(2, 0.9))

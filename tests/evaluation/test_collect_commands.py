@@ -2,19 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Self, get_args
 
 import pytest
+from armflow.datasets.episodes import load_episodes, open_dataset
 from armflow.datasets.labels import newest_labels
 from armflow.evaluation import collect_commands
-from armflow.evaluation.collect_commands import demonstrate
+from armflow.evaluation.collect_commands import demonstrate, rollouts
+from armflow.robot.clock import SimClock
 from armflow.robot.control import CommandSource
 from armflow.robot.errors import DataError
 from armflow.robot.rig import Rig, load_rig
 from armflow.robot.seeds import seeds
 from armflow.robot.twin.cell import Episode
+from armflow.robot.types import ArmState, ControlMode
 from armflow.teleop.collect import Scripted
+from armflow.teleop.device import TeleopEvent, TeleopInput
 from armflow.teleop.expert import ExpertCfg
+from armflow.training.pi05_mini.load import SHIPPED
+from armflow.training.stages.sft import weights_hash
 
 TASKS = ("pick_peach", "stack_bowls")
 
@@ -59,6 +65,43 @@ def test_an_operator_who_never_succeeds_is_not_waited_for(tmp_path: Path, monkey
             load_rig().with_image_size(32, 24), TASKS[:1], 1, hopeless, tmp_path / "demos", repetition=9, workers=1
         )
     assert len(hopeless.tried.read_text().split()) == 2
+
+
+class Joystick:
+    """HandDevice: nobody holds it for 12 readings, then it is held still for 6, then let go, and it ends the episode."""
+
+    name, usage = "joystick", "hold it"
+
+    def __init__(self, control_hz: float) -> None:
+        self._readings = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def start_episode(self, gripper: float) -> None: ...
+
+    def read(self, state: ArmState) -> TeleopInput:
+        self._readings += 1
+        event = TeleopEvent.FAILURE if self._readings > 35 else None
+        return TeleopInput(12 < self._readings <= 18, None, 1.0, event)
+
+
+@pytest.mark.slow
+def test_a_person_takes_over_from_the_shipped_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(collect_commands.HAND_DEVICES, "gamepad", Joystick)
+    monkeypatch.setattr(collect_commands, "MonotonicClock", SimClock)
+    rollouts(SHIPPED, tmp_path / "out", tasks=("pick_peach",), episodes=1, repetition=9, takeover="gamepad")
+    (episode,) = load_episodes(open_dataset(tmp_path / "out"))
+    assert episode.ref.label is not None
+    assert (episode.ref.label.outcome, episode.ref.label.policy_hash) == ("failure", weights_hash(SHIPPED))
+    policy, person = ControlMode.POLICY, ControlMode.INTERVENTION
+    assert episode.control_mode.tolist() == [policy] * 12 + [person] * (6 + 5) + [policy] * 12
+    assert episode.columns["chunk_step"][23] == 0, "a new plan"
+    assert episode.columns["chunk_index"][23] == episode.columns["chunk_index"][11] + 1
+    q = episode.action[:, :7]
+    assert abs(q[12:24] - q[11:23]).max() < 0.06, "no jump, neither way"
 
 
 def test_every_device_on_offer_is_one_of_its_own_name() -> None:

@@ -56,6 +56,17 @@ def test_it_looks_once_per_chunk_and_executes_the_first_steps() -> None:
     assert tuple(policy.looks[0].images["head"].shape) == (1, 3, 4, 6)
 
 
+def test_told_to_replan_it_looks_again_and_begins_a_new_chunk() -> None:
+    policy = CountingPolicy()
+    source = _source(policy)
+    source.next(_observation(source.wants_frames()))
+    assert not source.wants_frames()
+    source.replan()
+    assert source.wants_frames()
+    decision = source.next(_observation(True))
+    assert (decision.chunk_index, decision.chunk_step, len(policy.looks)) == (1, 0, 2)
+
+
 def test_its_actions_are_marked_as_the_policys() -> None:
     source = _source(CountingPolicy())
     assert source.next(_observation(True)).mode is ControlMode.POLICY

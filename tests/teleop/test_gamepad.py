@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from armflow.robot.errors import DeviceFault, DeviceNotFound
 from armflow.robot.types import ArmState
 from armflow.teleop.device import TeleopEvent, TeleopInput, ToolDelta
 from armflow.teleop.gamepad import DEAD_ZONE, ENVIRONMENT, POWER, SPEED_M_S, TURN_RAD_S, GamepadDevice
+
+Delta = Callable[[TeleopInput], ToolDelta]
+AtRest = Callable[[TeleopInput], bool]
 
 HZ = 10.0
 STATE = ArmState(0.0, np.zeros(7), np.zeros(7), np.zeros(7), 1.0)
@@ -103,19 +106,10 @@ def gamepad(pad: VirtualPad) -> Iterator[GamepadDevice]:
         yield opened
 
 
-def delta(wish: TeleopInput) -> ToolDelta:
-    assert isinstance(wish.target, ToolDelta)
-    return wish.target
-
-
-def at_rest(wish: TeleopInput) -> bool:
-    return not delta(wish).translation_m.any() and not delta(wish).rotation_rad.any()
-
-
 # --- hold to run
 
 
-def test_a_pad_that_nobody_touches_wants_nothing(gamepad: GamepadDevice) -> None:
+def test_a_pad_that_nobody_touches_wants_nothing(gamepad: GamepadDevice, at_rest: AtRest) -> None:
     wish = gamepad.read(STATE)
     assert (wish.engaged, wish.event, wish.gripper) == (False, None, 1.0)
     assert at_rest(wish)
@@ -151,7 +145,7 @@ def test_no_other_button_engages_the_arm(gamepad: GamepadDevice, pad: VirtualPad
 @pytest.mark.parametrize("way", [1, -1])
 def test_a_stick_moves_or_turns_the_tool_in_the_base_frame(
     gamepad: GamepadDevice, pad: VirtualPad, axis: str, sign: int, translation: tuple[int, ...],
-    rotation: tuple[int, ...], way: int,
+    rotation: tuple[int, ...], way: int, delta: Delta,
 ) -> None:  # fmt: skip
     pad.push(axis, sign * way)
     wished = delta(gamepad.read(STATE))
@@ -161,19 +155,23 @@ def test_a_stick_moves_or_turns_the_tool_in_the_base_frame(
 
 @pytest.mark.parametrize(("trigger", "sign"), [("right trigger", 1), ("left trigger", -1)])
 def test_a_trigger_tips_the_tool_away_or_towards_the_base(
-    gamepad: GamepadDevice, pad: VirtualPad, trigger: str, sign: int
+    gamepad: GamepadDevice, pad: VirtualPad, trigger: str, sign: int, delta: Delta
 ) -> None:
     pad.pull(trigger, 1.0)
     np.testing.assert_allclose(delta(gamepad.read(STATE)).rotation_rad, (0, sign * TURN_RAD, 0), atol=1e-4)
 
 
 @pytest.mark.parametrize(("button", "sign"), [("right", 1), ("left", -1)])
-def test_the_d_pad_tips_the_tool_to_its_side(gamepad: GamepadDevice, pad: VirtualPad, button: str, sign: int) -> None:
+def test_the_d_pad_tips_the_tool_to_its_side(
+    gamepad: GamepadDevice, pad: VirtualPad, button: str, sign: int, delta: Delta
+) -> None:
     pad.press(button)
     np.testing.assert_allclose(delta(gamepad.read(STATE)).rotation_rad, (sign * TURN_RAD, 0, 0))
 
 
-def test_sticks_that_rest_beside_the_middle_move_nothing(gamepad: GamepadDevice, pad: VirtualPad) -> None:
+def test_sticks_that_rest_beside_the_middle_move_nothing(
+    gamepad: GamepadDevice, pad: VirtualPad, at_rest: AtRest
+) -> None:
     for axis in ("left x", "left y", "right x", "right y"):
         pad.push(axis, 0.95 * DEAD_ZONE)
     for trigger in ("left trigger", "right trigger"):
@@ -181,14 +179,14 @@ def test_sticks_that_rest_beside_the_middle_move_nothing(gamepad: GamepadDevice,
     assert at_rest(gamepad.read(STATE))
 
 
-def test_half_deflection_is_a_fine_move(gamepad: GamepadDevice, pad: VirtualPad) -> None:
+def test_half_deflection_is_a_fine_move(gamepad: GamepadDevice, pad: VirtualPad, delta: Delta) -> None:
     pad.push("left y", -0.5)
     expected = STEP_M * ((0.5 - DEAD_ZONE) / (1 - DEAD_ZONE)) ** POWER
     assert delta(gamepad.read(STATE)).translation_m[0] == pytest.approx(expected, rel=1e-3)
     assert expected < 0.2 * STEP_M
 
 
-def test_speed_does_not_depend_on_the_control_rate(pad: VirtualPad) -> None:
+def test_speed_does_not_depend_on_the_control_rate(pad: VirtualPad, delta: Delta) -> None:
     pad.push("left y", -0.8)
     pad.push("right x", 0.8)
     moves, turns = [], []
@@ -278,7 +276,9 @@ def test_a_pad_that_is_plugged_in_again_moves_nothing_before_a_new_session(
         gamepad.read(STATE)
 
 
-def test_somebody_elses_pad_is_not_heard(gamepad: GamepadDevice, pad: VirtualPad, sdl: ctypes.CDLL) -> None:
+def test_somebody_elses_pad_is_not_heard(
+    gamepad: GamepadDevice, pad: VirtualPad, sdl: ctypes.CDLL, at_rest: AtRest
+) -> None:
     from pygame._sdl2 import controller
 
     other = VirtualPad(sdl)

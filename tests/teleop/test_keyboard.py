@@ -1,4 +1,4 @@
-"""Keys into wishes: by `press` and `release`, and once with real key events on a real X display."""
+"""Keys into wishes: by `press` and `release`, and with real key events on a real X display."""
 
 import json
 import os
@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from armflow.robot.types import ArmState
 from armflow.teleop.device import TeleopEvent, TeleopInput, ToolDelta
 from armflow.teleop.keyboard import KeyboardDevice
 from armflow.teleop.keys import SPEED_M_S, TURN_RAD_S
+
+Delta = Callable[[TeleopInput], ToolDelta]
+AtRest = Callable[[TeleopInput], bool]
 
 HZ = 10.0
 STATE = ArmState(0.0, np.zeros(7), np.zeros(7), np.zeros(7), 1.0)
@@ -39,18 +43,13 @@ def read(keyboard: KeyboardDevice, *held: str) -> TeleopInput:
     return wish
 
 
-def delta(wish: TeleopInput) -> ToolDelta:
-    assert isinstance(wish.target, ToolDelta)
-    return wish.target
-
-
 # --- hold to run
 
 
-def test_nobody_at_the_keyboard_wants_nothing(keyboard: KeyboardDevice) -> None:
+def test_nobody_at_the_keyboard_wants_nothing(keyboard: KeyboardDevice, at_rest: AtRest) -> None:
     wish = keyboard.read(STATE)
     assert (wish.engaged, wish.event) == (False, None)
-    assert not delta(wish).translation_m.any() and not delta(wish).rotation_rad.any()
+    assert at_rest(wish)
 
 
 def test_the_arm_is_engaged_while_shift_is_held_and_no_longer(keyboard: KeyboardDevice) -> None:
@@ -60,7 +59,7 @@ def test_the_arm_is_engaged_while_shift_is_held_and_no_longer(keyboard: Keyboard
     assert not read(keyboard, "w").engaged
 
 
-def test_a_held_key_counts_once_however_often_it_repeats(keyboard: KeyboardDevice) -> None:
+def test_a_held_key_counts_once_however_often_it_repeats(keyboard: KeyboardDevice, delta: Delta) -> None:
     assert delta(read(keyboard, "shift", *["w"] * 30)).translation_m[0] == pytest.approx(STEP_M)
 
 
@@ -79,7 +78,7 @@ def test_a_held_key_counts_once_however_often_it_repeats(keyboard: KeyboardDevic
     ],
 )
 def test_a_key_moves_the_tool_along_an_axis_of_the_base(
-    keyboard: KeyboardDevice, key: str, direction: tuple[float, ...]
+    keyboard: KeyboardDevice, key: str, direction: tuple[float, ...], delta: Delta
 ) -> None:
     wished = delta(read(keyboard, "shift", key))
     np.testing.assert_allclose(wished.translation_m, STEP_M * np.array(direction))
@@ -87,28 +86,28 @@ def test_a_key_moves_the_tool_along_an_axis_of_the_base(
 
 
 @pytest.mark.parametrize(("key", "sign"), [("q", 1), ("e", -1)])
-def test_a_key_turns_the_tool_about_the_vertical(keyboard: KeyboardDevice, key: str, sign: int) -> None:
+def test_a_key_turns_the_tool_about_the_vertical(keyboard: KeyboardDevice, key: str, sign: int, delta: Delta) -> None:
     wished = delta(read(keyboard, "shift", key))
     np.testing.assert_allclose(wished.rotation_rad, (0, 0, sign * TURN_RAD))
     assert not wished.translation_m.any()
 
 
-def test_keys_add_up_and_opposite_ones_cancel(keyboard: KeyboardDevice) -> None:
+def test_keys_add_up_and_opposite_ones_cancel(keyboard: KeyboardDevice, delta: Delta) -> None:
     wished = delta(read(keyboard, "shift", "w", "a", "r", "f", "e"))
     np.testing.assert_allclose(wished.translation_m, (STEP_M, STEP_M, 0))
     np.testing.assert_allclose(wished.rotation_rad, (0, 0, -TURN_RAD))
 
 
-def test_speed_does_not_depend_on_the_control_rate() -> None:
+def test_speed_does_not_depend_on_the_control_rate(delta: Delta) -> None:
     slow, fast = (delta(read(KeyboardDevice(hz), "shift", "w", "q")) for hz in (5.0, 50.0))
     np.testing.assert_allclose(slow.translation_m * 5, fast.translation_m * 50)
     np.testing.assert_allclose(slow.rotation_rad * 5, fast.rotation_rad * 50)
 
 
-def test_a_key_without_a_meaning_changes_nothing(keyboard: KeyboardDevice) -> None:
+def test_a_key_without_a_meaning_changes_nothing(keyboard: KeyboardDevice, at_rest: AtRest) -> None:
     wish = read(keyboard, "shift", "m", "f5", "up")
     assert (wish.gripper, wish.event) == (1.0, None)
-    assert not delta(wish).translation_m.any() and not delta(wish).rotation_rad.any()
+    assert at_rest(wish)
 
 
 # --- gripper
@@ -191,7 +190,15 @@ def test_without_a_display_the_message_says_what_to_do(monkeypatch: pytest.Monke
 LISTEN = """
 import json, sys
 from armflow.teleop.keyboard import KeyboardDevice
-with KeyboardDevice(10.0) as keyboard:
+
+class Counting(KeyboardDevice):
+    presses = 0
+
+    def press(self, key):
+        super().press(key)
+        self.presses += 1
+
+with Counting(10.0) as keyboard:
     keyboard._listener.wait()
     keyboard.start_episode(1.0)
     print("ready", flush=True)
@@ -204,90 +211,110 @@ with KeyboardDevice(10.0) as keyboard:
         print(json.dumps({
             "engaged": wish.engaged, "gripper": wish.gripper, "event": wish.event and wish.event.name,
             "move": [*wish.target.translation_m, *wish.target.rotation_rad],
+            "held": sorted(keyboard._held), "presses": keyboard.presses,
         }), flush=True)
 """
-KEYS_TAKE_S = 0.3  # from xdotool through the X server and pynput's thread; generous, because the machine may be busy
+PATIENCE_S = 30.0  # from xdotool through the X server to pynput's thread: the machine may be busy
+AT_REST = [0.0] * 6
+REPEATS_AFTER_S = 0.66  # Xvfb's, of a key that stays down; then 25 times a second
 
 
-class XServer:
-    """A display of its own, keys pressed on it, and a process that listens."""
+class Display:
+    """An X display of its own, keys pressed on it, and a process that listens to them."""
 
-    def __init__(self) -> None:
-        self.server = subprocess.Popen(
-            ["Xvfb", "-displayfd", "1", "-screen", "0", "64x48x24", "-nolisten", "tcp"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        assert self.server.stdout is not None
-        self.env = {**os.environ, "DISPLAY": f":{self.server.stdout.readline().strip()}"}
-        self.listener = subprocess.Popen(
-            [sys.executable, "-c", LISTEN], env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    def __init__(self, stack: ExitStack) -> None:
+        """`stack` ends both processes, also if the second one does not start."""
+        self.server = stack.enter_context(
+            ending("Xvfb", "-displayfd", "1", "-screen", "0", "64x48x24", "-nolisten", "tcp", stderr=subprocess.DEVNULL)
         )
-        assert self._line() == "ready"
+        self._env = {**os.environ, "DISPLAY": f":{_line(self.server)}"}
+        self._listener = stack.enter_context(ending(sys.executable, "-c", LISTEN, env=self._env))
+        assert _line(self._listener) == "ready"
 
     def keys(self, action: str, *names: str) -> None:
-        subprocess.run(["xdotool", action, *names], env=self.env, check=True)
-        time.sleep(KEYS_TAKE_S)
+        subprocess.run(["xdotool", action, *names], env=self._env, check=True, timeout=PATIENCE_S)
 
     def read(self) -> dict[str, Any]:
         """What the device reads now."""
-        assert self.listener.stdin is not None
-        print(file=self.listener.stdin, flush=True)
-        return json.loads(self._line())
+        assert self._listener.stdin is not None
+        print(file=self._listener.stdin, flush=True)
+        return json.loads(_line(self._listener))
 
-    def _line(self) -> str:
-        assert self.listener.stdout is not None
-        return self.listener.stdout.readline().strip()
+    def wait_for(self, what: str, value: object) -> dict[str, Any]:
+        """The first reading that says so; what has been pressed takes its time."""
+        end = time.monotonic() + PATIENCE_S
+        while (reading := self.read()).get(what) != value:
+            assert time.monotonic() < end, f"{what} never became {value}: {reading}"
+            time.sleep(0.01)
+        return reading
 
-    def close(self) -> None:
-        for process in (self.listener, self.server):
+
+@contextmanager
+def ending(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process to talk to, which does not outlive the test."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options) as process:
+        try:
+            yield process
+        finally:
             process.kill()
-            process.wait()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 @pytest.fixture
-def x_server() -> Iterator[XServer]:
+def display() -> Iterator[Display]:
     packages = {"Xvfb": "xvfb", "xdotool": "xdotool"}
     missing = [package for program, package in packages.items() if shutil.which(program) is None]
     if missing:
         pytest.skip(f"real keys need a display and something that presses them: apt-get install {' '.join(missing)}")
-    server = XServer()
-    yield server
-    server.close()
+    with ExitStack() as stack:
+        yield Display(stack)
 
 
-@pytest.mark.slow
-def test_real_keys_on_a_real_display(x_server: XServer) -> None:
-    at_rest = [0.0] * 6
-    assert x_server.read() == {"engaged": False, "gripper": 1.0, "event": None, "move": at_rest}
+def test_real_keys_move_the_arm_while_shift_is_held(display: Display) -> None:
+    assert display.read() == {
+        "engaged": False, "gripper": 1.0, "event": None, "move": AT_REST, "held": [], "presses": 0,
+    }  # fmt: skip
+    display.keys("keydown", "shift", "w")  # as a capital W
+    assert display.wait_for("held", ["shift", "w"])["engaged"]
+    assert display.read()["move"] == pytest.approx([STEP_M, 0, 0, 0, 0, 0])
+    display.keys("keyup", "shift")
+    assert not display.wait_for("held", ["w"])["engaged"]
+    display.keys("keyup", "w")
+    assert display.wait_for("held", [])["move"] == AT_REST
 
-    x_server.keys("keydown", "shift", "w")  # as a capital W
-    assert x_server.read()["move"] == pytest.approx([STEP_M, 0, 0, 0, 0, 0])
-    assert x_server.read()["engaged"]
+    display.keys("keydown", "Shift_R", "q")
+    assert display.wait_for("held", ["q", "shift"])["engaged"]
+    assert display.read()["move"] == pytest.approx([0, 0, 0, 0, 0, TURN_RAD])
 
-    x_server.keys("keyup", "shift")  # w is still held
-    assert not x_server.read()["engaged"]
-    x_server.keys("keyup", "w")
-    assert x_server.read()["move"] == at_rest
 
-    x_server.keys("keydown", "Shift_R", "q")
-    assert x_server.read()["engaged"]
-    assert x_server.read()["move"] == pytest.approx([0, 0, 0, 0, 0, TURN_RAD])
-    x_server.keys("keyup", "q", "Shift_R")
+def test_repeats_of_a_real_key_are_one_press(display: Display) -> None:
+    """They come while the key is down, or all at once when it goes up."""
+    display.keys("keydown", "shift", "space")
+    assert display.wait_for("held", ["shift", "space"])["gripper"] == 0.0
+    time.sleep(REPEATS_AFTER_S + 0.5)
+    display.keys("keyup", "space")
+    released = display.wait_for("held", ["shift"])
+    assert released["presses"] > 2, "the server did repeat it"
+    assert released["gripper"] == 0.0
+    display.keys("key", "space")
+    display.wait_for("gripper", 1.0)
 
-    x_server.keys("keydown", "shift", "space")
-    time.sleep(2.0)  # the server repeats held keys after 0.66 s, 25 times a second
-    x_server.keys("keyup", "space")
-    assert x_server.read()["gripper"] == 0.0
-    x_server.keys("key", "space")
-    assert x_server.read()["gripper"] == 1.0
-    x_server.keys("keyup", "shift")
 
+def test_real_keys_end_an_episode_once(display: Display) -> None:
     for key, event in (("Return", "SUCCESS"), ("x", "FAILURE"), ("Escape", "DISCARD")):
-        x_server.keys("key", key)
-        assert x_server.read()["event"] == event
-        assert x_server.read()["event"] is None
+        display.keys("key", key)
+        display.wait_for("event", event)
+        assert display.wait_for("held", [])["event"] is None
 
-    x_server.server.kill()
-    x_server.server.wait()
-    time.sleep(KEYS_TAKE_S)
-    assert x_server.read()["error"].startswith("DeviceFault: keyboard: no longer hears keys")
+
+def test_a_display_that_goes_away_is_a_fault(display: Display) -> None:
+    display.keys("keydown", "shift")
+    display.wait_for("engaged", True)
+    display.server.kill()
+    display.wait_for(
+        "error", "DeviceFault: keyboard: no longer hears keys; has the X display gone? Start the session again"
+    )

@@ -13,8 +13,9 @@ from armflow.robot.kinematics import Kinematics
 from armflow.robot.rig import load_rig
 from armflow.robot.safety import JointSafety, SafetyCfg
 from armflow.robot.types import ArmState, ControlMode, Floats
-from armflow.teleop.device import TeleopEvent, TeleopInput, ToolDelta, ToolPose
+from armflow.teleop.device import JointTarget, TeleopEvent, TeleopInput, ToolDelta, ToolPose
 from armflow.teleop.source import (
+    MAX_JOINT_SPEED_RAD_S,
     MAX_LEAD_RAD,
     MAX_TOOL_SPEED_M_S,
     MAX_TOOL_TURN_RAD_S,
@@ -177,6 +178,21 @@ def test_towards_never_overshoots() -> None:
     np.testing.assert_array_equal(towards(X, X, 0.06, 0.15), X)
 
 
+def test_joints_are_approached_at_the_greatest_speed_and_reached(play: Play) -> None:
+    far = np.array([0.4, -0.4, 0.1, 0.0, 0.0, 0.0, 0.0])
+    q = joints(play(*[TeleopInput(engaged=True, target=JointTarget(HOME + far), gripper=1.0)] * 4)) - HOME
+    step = MAX_JOINT_SPEED_RAD_S / HZ
+    expected = [np.clip(far, -i * step, i * step) for i in (1, 2, 3, 4)]
+    np.testing.assert_allclose(q, expected, atol=1e-12)
+
+
+def test_joints_then_a_tool_move_go_on_from_each_other(kinematics: Kinematics, play: Play) -> None:
+    bent = HOME + 0.05
+    X = tool(kinematics, play(TeleopInput(True, JointTarget(bent), 1.0), move(0.02)))
+    np.testing.assert_allclose(X[0], kinematics.forward(bent), atol=1e-12)
+    np.testing.assert_allclose(X[1, :3, 3] - X[0, :3, 3], [0.02, 0, 0], atol=1e-4)
+
+
 # --- out of reach
 
 
@@ -265,7 +281,7 @@ def test_an_episode_without_an_event_has_none(kinematics: Kinematics, arm: FakeA
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", ["translation", "rotation", "pose"])
+@pytest.mark.parametrize("place", ["translation", "rotation", "pose", "joints"])
 def test_a_wish_that_is_not_finite_is_the_devices_fault_by_name(
     arm: FakeArm, play: Play, place: str, value: float
 ) -> None:
@@ -275,8 +291,10 @@ def test_a_wish_that_is_not_finite_is_the_devices_fault_by_name(
         "translation": ToolDelta(bad, STILL),
         "rotation": ToolDelta(STILL, bad),
         "pose": ToolPose(X_BE),
+        "joints": JointTarget(np.append(HOME[:6], value)),
     }[place]
-    with pytest.raises(DeviceFault, match="FakeDevice: asks for a tool pose that is not finite"):
+    what = "joint position" if place == "joints" else "tool pose"
+    with pytest.raises(DeviceFault, match=f"FakeDevice: asks for a {what} that is not finite"):
         play(move(0.01), TeleopInput(True, target, 1.0))
     assert len(arm.commands) == 1
 

@@ -29,6 +29,9 @@ from armflow.teleop.spacemouse import (
     open_spacemouse,
 )
 
+Delta = Callable[[TeleopInput], ToolDelta]
+AtRest = Callable[[TeleopInput], bool]
+
 HZ = 10.0
 STATE = ArmState(0.0, np.zeros(7), np.zeros(7), np.zeros(7), 1.0)
 STEP_M, TURN_RAD = SPEED_M_S / HZ, TURN_RAD_S / HZ
@@ -86,15 +89,6 @@ def mouse(hid: FakeHid, clock: SimClock) -> Iterator[SpaceMouseDevice]:
         yield opened
 
 
-def delta(wish: TeleopInput) -> ToolDelta:
-    assert isinstance(wish.target, ToolDelta)
-    return wish.target
-
-
-def at_rest(wish: TeleopInput) -> bool:
-    return not delta(wish).translation_m.any() and not delta(wish).rotation_rad.any()
-
-
 # --- formats
 
 
@@ -132,7 +126,7 @@ def test_nonsense_from_the_mouse_ends_the_session(hid: FakeHid, mouse: SpaceMous
 # --- hold to run
 
 
-def test_a_mouse_that_nobody_touches_wants_nothing(mouse: SpaceMouseDevice) -> None:
+def test_a_mouse_that_nobody_touches_wants_nothing(mouse: SpaceMouseDevice, at_rest: AtRest) -> None:
     wish = mouse.read(STATE)
     assert (wish.engaged, wish.event, wish.gripper) == (False, None, 1.0)
     assert at_rest(wish)
@@ -183,8 +177,9 @@ def test_a_button_must_be_pressed_anew_after_a_long_silence(
 )
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_tool_goes_and_turns_as_the_cap_does(
-    hid: FakeHid, mouse: SpaceMouseDevice, counts: tuple[int, ...], direction: tuple[float, ...], sign: int
-) -> None:
+    hid: FakeHid, mouse: SpaceMouseDevice, counts: tuple[int, ...], direction: tuple[float, ...], sign: int,
+    delta: Delta,
+) -> None:  # fmt: skip
     signed = [sign * count for count in counts]
     hid.send(motion(1, *signed), motion(2, 0, 0, 0))
     wished = delta(mouse.read(STATE))
@@ -197,19 +192,23 @@ def test_the_tool_goes_and_turns_as_the_cap_does(
     assert not wished.translation_m.any()
 
 
-def test_a_combined_report_moves_and_turns_at_once(hid: FakeHid, mouse: SpaceMouseDevice) -> None:
+def test_a_combined_report_moves_and_turns_at_once(hid: FakeHid, mouse: SpaceMouseDevice, delta: Delta) -> None:
     hid.send(motion(1, -350, -350, 0, 0, 0, 350))
     wished = delta(mouse.read(STATE))
     np.testing.assert_allclose(wished.translation_m, (STEP_M, STEP_M, 0))
     np.testing.assert_allclose(wished.rotation_rad, (0, 0, -TURN_RAD))
 
 
-def test_a_cap_pushed_further_than_full_scale_asks_for_no_more(hid: FakeHid, mouse: SpaceMouseDevice) -> None:
+def test_a_cap_pushed_further_than_full_scale_asks_for_no_more(
+    hid: FakeHid, mouse: SpaceMouseDevice, delta: Delta
+) -> None:
     hid.send(motion(1, 0, -FULL_SCALE - 100, 0))
     assert delta(mouse.read(STATE)).translation_m[0] == pytest.approx(STEP_M)
 
 
-def test_what_is_within_the_dead_zone_is_nothing(hid: FakeHid, mouse: SpaceMouseDevice) -> None:
+def test_what_is_within_the_dead_zone_is_nothing(
+    hid: FakeHid, mouse: SpaceMouseDevice, delta: Delta, at_rest: AtRest
+) -> None:
     edge = int(DEAD_ZONE * FULL_SCALE)
     hid.send(motion(1, edge, -edge, edge, -edge, edge, -edge))
     assert at_rest(mouse.read(STATE))
@@ -217,7 +216,7 @@ def test_what_is_within_the_dead_zone_is_nothing(hid: FakeHid, mouse: SpaceMouse
     assert 0 < delta(mouse.read(STATE)).translation_m[0] < 0.01 * STEP_M
 
 
-def test_speed_does_not_depend_on_the_control_rate(clock: SimClock) -> None:
+def test_speed_does_not_depend_on_the_control_rate(clock: SimClock, delta: Delta) -> None:
     moves = []
     for hz in (5.0, 50.0):
         hid = FakeHid()
@@ -230,7 +229,7 @@ def test_speed_does_not_depend_on_the_control_rate(clock: SimClock) -> None:
 # --- the queue, and silence
 
 
-def test_reports_do_not_wait_in_a_queue(hid: FakeHid, mouse: SpaceMouseDevice) -> None:
+def test_reports_do_not_wait_in_a_queue(hid: FakeHid, mouse: SpaceMouseDevice, delta: Delta) -> None:
     """The mouse sends 60 to 120 reports a second; with one of them per control tick the arm would lag for seconds."""
     hid.send(*[motion(1, 0, -350, 0)] * 500, motion(1, 0, 350, 0))
     np.testing.assert_allclose(delta(mouse.read(STATE)).translation_m, (-STEP_M, 0, 0))
@@ -238,7 +237,7 @@ def test_reports_do_not_wait_in_a_queue(hid: FakeHid, mouse: SpaceMouseDevice) -
 
 
 def test_after_a_tenth_of_a_second_of_silence_the_cap_is_at_rest(
-    hid: FakeHid, mouse: SpaceMouseDevice, clock: SimClock
+    hid: FakeHid, mouse: SpaceMouseDevice, clock: SimClock, at_rest: AtRest
 ) -> None:
     hid.send(pressed(LEFT), motion(1, 0, -350, 0, 0, 0, 350))
     clock.sleep_until(0.9 * SILENCE_S)
@@ -249,7 +248,7 @@ def test_after_a_tenth_of_a_second_of_silence_the_cap_is_at_rest(
 
 
 def test_one_half_of_the_motion_does_not_keep_the_other_alive(
-    hid: FakeHid, mouse: SpaceMouseDevice, clock: SimClock
+    hid: FakeHid, mouse: SpaceMouseDevice, clock: SimClock, delta: Delta
 ) -> None:
     hid.send(motion(1, 0, -350, 0), motion(2, 0, 0, 350))
     clock.sleep_until(1.1 * SILENCE_S)

@@ -19,6 +19,9 @@ from armflow.teleop.device import TeleopEvent, TeleopInput, ToolDelta
 from armflow.teleop.keys import SPEED_M_S, TURN_RAD_S
 from armflow.teleop.terminal import ESCAPE_S, HOLD_S, KeyBytes, TerminalDevice
 
+Delta = Callable[[TeleopInput], ToolDelta]
+AtRest = Callable[[TeleopInput], bool]
+
 HZ = 10.0
 STATE = ArmState(0.0, np.zeros(7), np.zeros(7), np.zeros(7), 1.0)
 STEP_M, TURN_RAD = SPEED_M_S / HZ, TURN_RAD_S / HZ
@@ -110,19 +113,10 @@ def typed(pty: Pty, terminal: Counting) -> Type:
     return _typed
 
 
-def delta(wish: TeleopInput) -> ToolDelta:
-    assert isinstance(wish.target, ToolDelta)
-    return wish.target
-
-
-def at_rest(wish: TeleopInput) -> bool:
-    return not delta(wish).translation_m.any() and not delta(wish).rotation_rad.any()
-
-
 # --- hold to run
 
 
-def test_nobody_at_the_terminal_wants_nothing(terminal: Counting) -> None:
+def test_nobody_at_the_terminal_wants_nothing(terminal: Counting, at_rest: AtRest) -> None:
     wish = terminal.read(STATE)
     assert (wish.engaged, wish.event, wish.gripper) == (False, None, 1.0)
     assert at_rest(wish)
@@ -135,7 +129,7 @@ def test_only_with_shift_the_arm_is_engaged(typed: Type, clock: SimClock) -> Non
 
 
 def test_a_key_counts_as_held_for_the_stated_time_and_no_longer(
-    typed: Type, terminal: Counting, clock: SimClock
+    typed: Type, terminal: Counting, clock: SimClock, at_rest: AtRest
 ) -> None:
     assert typed(b"W").engaged
     clock.sleep_until(0.95 * HOLD_S)
@@ -147,7 +141,7 @@ def test_a_key_counts_as_held_for_the_stated_time_and_no_longer(
     assert HOLD_S <= 0.2
 
 
-def test_repeats_keep_a_key_held(typed: Type, terminal: Counting, clock: SimClock) -> None:
+def test_repeats_keep_a_key_held(typed: Type, terminal: Counting, clock: SimClock, delta: Delta) -> None:
     for _ in range(20):
         clock.sleep_until(clock.now() + 0.092)  # a Linux console's
         wish = typed(b"W")
@@ -157,13 +151,17 @@ def test_repeats_keep_a_key_held(typed: Type, terminal: Counting, clock: SimCloc
     assert not terminal.read(STATE).engaged
 
 
-def test_repeats_that_waited_in_a_queue_count_once(typed: Type, terminal: Counting, clock: SimClock) -> None:
+def test_repeats_that_waited_in_a_queue_count_once(
+    typed: Type, terminal: Counting, clock: SimClock, delta: Delta
+) -> None:
     assert delta(typed(b"W" * 100)).translation_m[0] == pytest.approx(STEP_M)
     clock.sleep_until(1.05 * HOLD_S)
     assert not terminal.read(STATE).engaged
 
 
-def test_what_was_held_while_nobody_read_is_not_held_any_more(pty: Pty, terminal: Counting, clock: SimClock) -> None:
+def test_what_was_held_while_nobody_read_is_not_held_any_more(
+    pty: Pty, terminal: Counting, clock: SimClock, at_rest: AtRest
+) -> None:
     pty.type(b"W ")
     terminal.wait_for(pty)
     clock.sleep_until(10.0)
@@ -189,14 +187,14 @@ def test_a_control_rate_at_which_presses_would_be_missed_is_refused() -> None:
     ],
 )  # fmt: skip
 def test_a_key_moves_or_turns_the_tool_as_on_a_keyboard(
-    typed: Type, key: bytes, move: tuple[int, ...], turn: int
+    typed: Type, key: bytes, move: tuple[int, ...], turn: int, delta: Delta
 ) -> None:
     wished = delta(typed(key))
     np.testing.assert_allclose(wished.translation_m, STEP_M * np.array(move))
     np.testing.assert_allclose(wished.rotation_rad, (0, 0, TURN_RAD * turn))
 
 
-def test_space_toggles_the_gripper_once_however_long_it_is_held(typed: Type, clock: SimClock) -> None:
+def test_space_toggles_the_gripper_once_however_long_it_is_held(typed: Type, clock: SimClock, at_rest: AtRest) -> None:
     openings = []
     for _ in range(3):
         for _ in range(10):
@@ -257,7 +255,9 @@ OTHER_KEYS = pytest.mark.parametrize(
 
 
 @OTHER_KEYS
-def test_other_keys_mean_nothing(typed: Type, terminal: Counting, clock: SimClock, sequence: bytes) -> None:
+def test_other_keys_mean_nothing(
+    typed: Type, terminal: Counting, clock: SimClock, sequence: bytes, at_rest: AtRest
+) -> None:
     wish = typed(sequence)
     assert (wish.engaged, wish.event, wish.gripper) == (False, None, 1.0)
     assert at_rest(wish)
