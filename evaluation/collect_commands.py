@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..robot.clock import MonotonicClock
-from ..robot.errors import DataError
+from ..robot.errors import ConfigError, DataError
 from ..robot.rig import DEFAULT_RIG, Rig, load_rig
 from ..robot.seeds import SLOT, seeds
 from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect, recorded_labels
@@ -14,6 +14,7 @@ from ..teleop.device import HandDevice
 from ..teleop.expert import unsteady
 from ..teleop.gamepad import GamepadDevice
 from ..teleop.keyboard import KeyboardDevice
+from ..teleop.physical import demonstrate_on
 from ..teleop.session import teleoperate
 from ..teleop.spacemouse import SpaceMouseDevice
 from ..teleop.terminal import TerminalDevice
@@ -42,8 +43,12 @@ def demos(
     workers: int = 2,
     rig: Path = DEFAULT_RIG,
     rerun: bool = False,
+    instruction: str = "",
+    twin: bool = False,
 ) -> None:
-    """Record demonstrations in the twin, by hand in real time or by the scripted operator as fast as possible.
+    """Record demonstrations by hand, on your arm or in the twin in real time, or by the twin's scripted operator.
+
+    Whether it is your arm is the rig file's matter: one with a section of an arm's driver is hardware.
 
     Args:
         out: LeRobot dataset to make, or to go on with.
@@ -57,8 +62,19 @@ def demos(
         workers: Episodes simulated at a time (scripted operator only).
         rig: Rig file.
         rerun: Show the episode live in Rerun (not of the scripted operator).
+        instruction: What is demonstrated, in words (on hardware; images are recorded as the rig says).
+        twin: A dry run in the twin of a rig that is hardware.
     """
-    cell = load_rig(rig).with_image_size(*image_size)
+    cell = load_rig(rig)
+    if cell.is_hardware and not twin:
+        if device not in HAND_DEVICES or not instruction:
+            raise ConfigError(
+                f"rig {cell.name} is hardware: say what is demonstrated (--instruction) and with what "
+                f"(--device {', '.join(HAND_DEVICES)}), or add --twin for a dry run"
+            )
+        demonstrate_on(cell, instruction, episodes, out, device=HAND_DEVICES[device](cell.control_hz), rerun=rerun)
+        return
+    cell = cell.with_image_size(*image_size)
     if device in HAND_DEVICES:
         jobs = [Job(t, s) for t in tasks for s in seeds("demos", t, episodes, repetition)]
         in_hand = HAND_DEVICES[device](cell.control_hz)

@@ -7,12 +7,15 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
+from rich.prompt import Confirm
 
-from .errors import ConfigError
+from .clock import MonotonicClock
+from .errors import ConfigError, DeviceFault, OperatorNeeded
 from .findings import show
 from .rig import DEFAULT_RIG, load_rig
 from .rig_check import check_rig
-from .station import go_home, open_station
+from .station import go_home, make_arm, open_station
 
 RigFile = Annotated[Path, tyro.conf.arg(metavar="RIG")]
 TEMPLATES = {path.stem: path for path in sorted(DEFAULT_RIG.parent.glob("*.toml"))}
@@ -57,4 +60,22 @@ def home(rig: RigFile = DEFAULT_RIG, /, twin: bool = False) -> None:
     console.print("home")
 
 
-COMMANDS = {"new": new, "check": check, "home": home}
+def recover(rig: RigFile, /) -> None:
+    """Clear the errors of the rig's arm after a fault, once a person has looked at it. Nothing clears by itself.
+
+    Args:
+        rig: Rig file.
+    """
+    console = Console()
+    arm = make_arm(load_rig(rig), MonotonicClock())
+    try:
+        console.print(f"nothing to recover: {arm.look()}")
+    except (DeviceFault, OperatorNeeded) as fault:
+        console.print(escape(str(fault)))
+        if not Confirm.ask("Is the cell clear, and have you seen why the arm stopped?", console=console, default=False):
+            raise OperatorNeeded("look at the arm and at what it touches, then run this again") from fault
+        arm.recover()
+        console.print(f"recovered: {arm.look()}")
+
+
+COMMANDS = {"new": new, "check": check, "home": home, "recover": recover}

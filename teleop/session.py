@@ -1,10 +1,11 @@
-"""A person's recording session in the twin: one episode after the other, each labelled before the next begins.
+"""A person's recording session: one episode after the other, each labelled before the next begins.
 
-By hand, or beside a policy that the person can take the arm over from.
+By hand, or beside a policy that the person can take the arm over from; in the twin here, on hardware in `physical.py`.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from ..calibration.store import from_spec, to_texts
 from ..datasets.commit import commit_spool
+from ..datasets.labels import EpisodeLabel
 from ..datasets.recorder import Recorder, RecorderCfg
 from ..datasets.schema import make_schema
 from ..datasets.view import RerunSink, open_recording
@@ -23,12 +25,64 @@ from ..robot.kinematics import Kinematics
 from ..robot.rig import Rig
 from ..robot.twin.cell import Cell
 from ..robot.twin.tasks import get_task
+from ..robot.types import ArmSpec
 from .collect import Job, label_of, missing_jobs
 from .device import HandDevice, TeleopEvent
 from .source import TeleopSource
 from .takeover import PlannerFactory, TakeoverSource
 
 MAX_EPISODE_S = 120.0  # a person needs longer than a script
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What stays open from episode to episode."""
+
+    device: HandDevice
+    recorder: Recorder
+    sinks: tuple[StepSink, ...]
+    console: Console
+
+    def record(
+        self,
+        instruction: str,
+        source: TeleopSource | TakeoverSource,
+        run: Callable[[tuple[StepSink, ...]], EpisodeResult],
+        label: Callable[[EpisodeResult], EpisodeLabel],
+        *,
+        seed: int | None = None,
+        policy_hash: str = "",
+    ) -> EpisodeLabel | None:
+        """One episode: `run` drives `source`, the person's word or else `label` judges it. None: it is not kept."""
+        self.recorder.start(instruction, seed=seed, policy_hash=policy_hash)
+        result = run(self.sinks)
+        if result.stats.steps == 0:
+            self.recorder.abort("ended before it began")
+            self.console.print("ended before it began: nothing recorded")
+            return None
+        if source.event is TeleopEvent.DISCARD:
+            self.recorder.discard("discarded by the operator")
+            self.console.print("discarded")
+            return None
+        judgement = label(judged(result, source.event))
+        self.recorder.save(judgement)
+        self.console.print(f"{judgement.outcome}: {judgement.failure_tag or 'saved'}")
+        return judgement
+
+
+@contextmanager
+def open_session(rig: Rig, spec: ArmSpec, root: Path, device: HandDevice, *, rerun: bool) -> Iterator[Session]:
+    """Opens the device and the recorder of dataset `root`, and commits what a killed session left."""
+    schema = make_schema(spec, [c.spec() for c in rig.cameras], rig.control_hz)
+    calibration = to_texts({c.name: from_spec(c.spec(), date=c.calibration_date) for c in rig.cameras})
+    with ExitStack() as stack:
+        stack.enter_context(device)
+        cfg = RecorderCfg(root.with_name(root.name + ".spool"), root)
+        if cfg.spool_dir.is_dir():  # what a killed session left: nobody is asked to repeat it
+            commit_spool(cfg.spool_dir, root, progress=True)
+        recorder = stack.enter_context(Recorder(cfg, schema, rig_hash=rig.hash, calibration=calibration))
+        live = (RerunSink(open_recording(root.name, schema=schema), schema),) if rerun else ()
+        yield Session(device, recorder, (recorder, *live), Console())
 
 
 def teleoperate(
@@ -47,47 +101,31 @@ def teleoperate(
     `device` is opened here.
     """
     operator = device.name if policy is None else f"{policy.operator}, {device.name}"
-    schema = make_schema(fr3.SPEC, [c.spec() for c in rig.cameras], rig.control_hz)
-    calibration = to_texts({c.name: from_spec(c.spec(), date=c.calibration_date) for c in rig.cameras})
-    console, kinematics = Console(), Kinematics(np.array(rig.arm.home_q))
-    with ExitStack() as stack:
-        stack.enter_context(device)
-        cell = stack.enter_context(Cell(rig, clock))
-        cfg = RecorderCfg(root.with_name(root.name + ".spool"), root)
-        if cfg.spool_dir.is_dir():  # what a killed session left: nobody is asked to repeat it
-            commit_spool(cfg.spool_dir, root, progress=True)
-        recorder = stack.enter_context(Recorder(cfg, schema, rig_hash=rig.hash, calibration=calibration))
-        live = (RerunSink(open_recording(root.name, schema=schema), schema),) if rerun else ()
-        sinks: tuple[StepSink, ...] = (recorder, *live)
+    policy_hash = "" if policy is None else policy.policy_hash
+    kinematics, max_steps = Kinematics(np.array(rig.arm.home_q)), round(MAX_EPISODE_S * rig.control_hz)
+    with open_session(rig, fr3.SPEC, root, device, rerun=rerun) as session, Cell(rig, clock) as cell:
         for job in missing_jobs(rig, jobs, root):
             episode = cell.reset(get_task(job.task), job.seed)
-            console.print(f"[bold]{episode.layout.instruction}[/bold]   ({device.usage})")
+            instruction = episode.layout.instruction
+            session.console.print(f"[bold]{instruction}[/bold]   ({device.usage})")
             if policy is None:
                 source = TeleopSource(device, kinematics, rig.control_hz)
             else:
                 source = TakeoverSource(policy(episode, rig, job.seed), device, kinematics, rig.control_hz)
             device.start_episode(episode.arm.read().gripper)
-            recorder.start(
-                episode.layout.instruction, seed=job.seed, policy_hash="" if policy is None else policy.policy_hash
-            )
             try:
-                result = cell.run(episode, source, max_steps=round(MAX_EPISODE_S * rig.control_hz), sinks=sinks)
+                session.record(
+                    instruction,
+                    source,
+                    lambda sinks, e=episode, s=source: cell.run(e, s, max_steps=max_steps, sinks=sinks),
+                    lambda result, e=episode: label_of(result, e, operator),
+                    seed=job.seed,
+                    policy_hash=policy_hash,
+                )
             except SafetyStop as stop:
                 if policy is None:
                     raise
-                console.print(f"not recorded: {stop}")  # what the policy asked for was never executed
-                continue
-            if result.stats.steps == 0:
-                recorder.abort("ended before it began")
-                console.print("ended before it began: nothing recorded")
-                continue
-            if source.event is TeleopEvent.DISCARD:
-                recorder.discard("discarded by the operator")
-                console.print("discarded")
-                continue
-            label = label_of(judged(result, source.event), episode, operator)
-            recorder.save(label)
-            console.print(f"{label.outcome}: {label.failure_tag or 'saved'}")
+                session.console.print(f"not recorded: {stop}")  # what the policy asked for was never executed
 
 
 def judged(result: EpisodeResult, event: TeleopEvent | None) -> EpisodeResult:

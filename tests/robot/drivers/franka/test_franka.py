@@ -4,6 +4,7 @@ These tests run in real time: franka-sim and the SDK need about one processor co
 not get it is skipped with the pace, see `conftest.py`.
 """
 
+import io
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 import pytest
+from armflow import cli
 from armflow.robot.arm import ArmDriver
 from armflow.robot.drivers.franka import FrankaArm, FrankaCfg
 from armflow.robot.drivers.opencv import OpenCVCfg
@@ -32,6 +34,7 @@ from armflow.robot.errors import (
 )
 from armflow.robot.interpolator import Setpoint
 from armflow.robot.rig import load_rig
+from armflow.robot.rig_commands import TEMPLATES
 from armflow.robot.station import go_home, open_station
 from armflow.robot.types import ArmCommand, Floats
 
@@ -380,6 +383,30 @@ def test_a_rig_opens_drives_home_and_lets_go(robot: SimulatedRobot, tmp_path: Pa
         assert station.cameras["front"].latest(max_age_s=5.0).rgb.shape == (48, 64, 3)
     with open_station(rig):
         pass
+
+
+def test_an_operator_recovers_it_from_the_command_line(
+    robot: SimulatedRobot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    rig = tmp_path / "rig.toml"
+    rig.write_text(TEMPLATES["fr3_realsense"].read_text().replace("172.16.0.2", robot.host))
+
+    def run(answer: str) -> str:
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer + "\n"))
+        monkeypatch.setattr("sys.argv", ["armflow", "rig", "recover", str(rig)])
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            assert stopped.code == 1
+        shown = capsys.readouterr()
+        return " ".join((shown.out + shown.err).split())
+
+    with FrankaArm(FrankaCfg(robot.host)) as arm:
+        robot.order("reflex")
+        wait_for(arm, DeviceFault)
+    assert "look at the arm and at what it touches, then run this again" in run("n")
+    assert "recovered: answers at" in run("y")
+    assert "nothing to recover: answers at" in run("y")
 
 
 def test_where_nothing_listens_the_message_says_what_to_check():
