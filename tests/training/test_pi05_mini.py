@@ -47,7 +47,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 config = PreTrainedConfig.from_pretrained({str(tmp_path)!r})
 policy = get_policy_class(config.type).from_pretrained({str(tmp_path)!r})
-make_pre_post_processors(config)
+make_pre_post_processors(config, pretrained_path={str(tmp_path)!r})
 print("LOADED", type(policy).__name__, float(sum(p.double().sum() for p in policy.parameters())))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -15,6 +15,7 @@ from ..policy import Context, ObsBatch
 from .configuration_pi05_mini import PI05MiniConfig
 from .network import ActionExpert, Prefix
 from .normaliser import QuantileNormaliser
+from .processor_pi05_mini import make_pi05_mini_pre_post_processors
 from .tokenizer import WordTokenizer
 
 
@@ -118,6 +119,12 @@ class PI05MiniPolicy(PreTrainedPolicy):
         images = {c: batch[k] for c in self.config.cameras if (k := f"observation.images.{c}") in batch}
         images = {c: x if x.dtype == torch.uint8 else x * 255 for c, x in images.items()}
         return ObsBatch(images, batch["observation.state"], list(batch["task"]))
+
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """With the processors, which LeRobot's commands look for beside the weights."""
+        super()._save_pretrained(save_directory, state_dict=state_dict)
+        for processor in make_pi05_mini_pre_post_processors(self.config):
+            processor.save_pretrained(save_directory)
 
     @classmethod
     def _load_as_safetensor[P: PreTrainedPolicy](cls, model: P, model_file: str, map_location: str, strict: bool) -> P:
