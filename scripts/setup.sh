@@ -66,7 +66,8 @@ say "installing packages into .venv (several GB the first time, torch comes with
 # Wheels only, so that nothing needs a compiler; the SDK of Feetech's motors has none, but is plain Python.
 "$uv" pip install --python .venv/bin/python --require-hashes --only-binary :all: --no-binary feetech-servo-sdk \
   --compile-bytecode -r requirements.lock
-"$uv" pip install --python .venv/bin/python --no-deps --no-build-isolation --editable .
+"$uv" pip install --python .venv/bin/python --no-deps --no-build-isolation --editable . \
+  --editable plugins/lerobot_robot_armflow --editable plugins/lerobot_teleoperator_armflow
 
 # Not having these stops neither everything nor silently: what needs them names them again.
 works() { .venv/bin/python -c "$1" >/dev/null 2>&1; }
