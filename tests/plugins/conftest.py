@@ -42,22 +42,26 @@ def arms() -> list[FakeArm]:
 def make_robot(
     clock: SimClock, arms: list[FakeArm], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[..., Any]]:
-    """Makes robots whose station is fake; keywords go to the fake arm."""
+    """Makes robots whose station is fake: keywords go to its arm, `stalls_at` (s) to its cameras."""
     module = plugin("lerobot_robot_armflow")
-    fake: dict[str, Any] = {}
+    fake, camera = dict[str, Any](), dict[str, float]()
     made: list[Any] = []
 
     @contextmanager
     def open_fakes(rig: Rig, **_: Any) -> Iterator[Station]:
         arm = FakeArm(clock, q=np.array(rig.arm.home_q), **fake)
         arms.append(arm)
-        cameras = {c.name: FakeCamera(clock, c.name, width=c.width, height=c.height) for c in rig.cameras}
+        cameras = {
+            c.name: FakeCamera(clock, c.name, width=c.width, height=c.height, stalls_at=camera["stalls_at"])
+            for c in rig.cameras
+        }
         yield Station(rig, arm, cameras, JointSafety(arm.spec, rig.safety), clock, None)
 
     monkeypatch.setattr(importlib.import_module("lerobot_robot_armflow.robot"), "open_station", open_fakes)
 
-    def make(*, depth: bool = False, **arm: Any) -> Any:
+    def make(*, depth: bool = False, stalls_at: float = np.inf, **arm: Any) -> Any:
         fake.update(arm)
+        camera["stalls_at"] = stalls_at
         made.append(
             module.ArmflowRobot(
                 module.ArmflowRobotConfig(image_size=(8, 6), depth=depth, calibration_dir=tmp_path / "robot")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from armflow.robot import fr3
 from armflow.robot.clock import SimClock
-from armflow.robot.errors import ConfigError, DeviceFault, SafetyStop
+from armflow.robot.errors import ConfigError, DeviceFault, SafetyStop, StaleReading
 from armflow.robot.fakes import FakeArm, Fault
 from armflow.robot.rig import DEFAULT_RIG, load_rig
 from armflow.robot.shared import shared_arm
@@ -16,6 +16,7 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnected
 NAMES = fr3.SPEC.action_names
 HOME = np.array(load_rig().arm.home_q)
 FASTEST = load_rig().safety.speed_scale * fr3.SPEC.dq_max  # rad/s
+PERIOD = 1 / load_rig().control_hz  # s
 MakeRobot = Callable[..., Any]
 
 
@@ -46,16 +47,52 @@ def test_the_speed_limit_holds_at_every_rate_of_the_loop(
     robot = make_robot()
     robot.connect()
     q = HOME
-    for tick in range(1, 4):
+    for tick in range(1, round(0.3 * loop_hz) + 1):
         clock.sleep_until(tick / loop_hz)
         executed = robot.send_action(action(HOME + 0.49))
         now = np.array([executed[name] for name in NAMES[:-1]])
         assert np.array_equal(now.astype(np.float32), arms[0].commands[-1].vector[:-1])
-        allowed = FASTEST * (0.1 if tick == 1 else 1 / loop_hz)  # of the first one, the rig's control period
-        assert (now - q <= allowed + 1e-6).all() and (now > q).any()
+        assert (now >= q).all() and (now - q <= FASTEST * PERIOD + 1e-6).all()
+        assert (now - HOME <= FASTEST * ((tick - 1) / loop_hz + 1.5 * PERIOD) + 1e-6).all()
         q = now
+    assert (q - HOME >= np.minimum(FASTEST * 0.2, 0.49) - 1e-6).all()  # and it is used
     shared = shared_arm(DEFAULT_RIG).executed
     assert shared is not None and np.array_equal(shared.q, arms[0].q)
+
+
+def test_a_late_tick_and_the_one_after_it_may_move_as_two_that_are_in_time(
+    make_robot: MakeRobot, clock: SimClock, arms: list[FakeArm]
+) -> None:
+    robot = make_robot()
+    robot.connect()
+    step = 0.9 * FASTEST * PERIOD
+    for tick, late in enumerate([0.0, 0.0, 0.5, 0.0, 0.0]):
+        clock.sleep_until((1 + tick + late) * PERIOD)
+        robot.send_action(action(HOME + tick * step))
+        assert arms[0].q == pytest.approx(HOME + tick * step)
+
+
+def test_an_old_frame_is_refused(make_robot: MakeRobot, clock: SimClock, arms: list[FakeArm]) -> None:
+    robot = make_robot(stalls_at=1.0)
+    robot.connect()
+    clock.sleep_until(1.1)
+    robot.get_observation()
+    clock.sleep_until(1.5)
+    with pytest.raises(StaleReading, match="head"):
+        robot.get_observation()
+
+
+def test_the_log_says_what_the_safety_filter_changed(
+    make_robot: MakeRobot, clock: SimClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    robot = make_robot()
+    robot.connect()
+    for tick, gripper in enumerate([0.0, 1.01, 1.2]):
+        clock.sleep_until(tick * PERIOD)
+        robot.send_action(action(HOME, gripper))
+    with caplog.at_level("INFO"):
+        robot.disconnect()
+    assert "3 actions sent, changed by the safety filter: 2 because of gripper_range" in caplog.text
 
 
 def test_nonsense_stops_the_arm(make_robot: MakeRobot, arms: list[FakeArm]) -> None:

@@ -24,7 +24,7 @@ NAMES = list(fr3.SPEC.action_names)
 WIDTH, HEIGHT = 128, 96
 TWIN = ("--robot.type=armflow", f"--robot.image_size=[{WIDTH},{HEIGHT}]", "--robot.seed=3")
 SCRIPTED = ("--teleop.type=armflow", "--teleop.device=scripted")
-PATIENCE_S = 150.0  # then a command hangs
+PATIENCE_S = 250.0  # then a command hangs
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def recorded(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> tu
     said = commands.run(
         "lerobot-record", *TWIN, *SCRIPTED, f"--dataset.root={root}", "--dataset.repo_id=armflow/demo",
         "--dataset.no_stamp=true", "--dataset.single_task=put the peach in the bowl", "--dataset.fps=10",
-        "--dataset.num_episodes=1", "--dataset.episode_time_s=60", "--dataset.push_to_hub=false",
+        "--dataset.num_episodes=1", "--dataset.episode_time_s=100", "--dataset.push_to_hub=false",
         "--play_sounds=false", "--display_data=false",
         next_episode_on="twin: success",
     )  # fmt: skip
@@ -106,7 +106,7 @@ def actions_sent(said: str) -> int:
 
 def test_teleoperate(commands: Commands) -> None:
     said = commands.run("lerobot-teleoperate", *TWIN, *SCRIPTED, "--fps=10", "--teleop_time_s=2")
-    assert 2 <= actions_sent(said) <= 21  # a busy machine is slower
+    assert 1 <= actions_sent(said) <= 21  # a busy machine is slower
 
 
 def test_the_scripted_operator_records_a_success(recorded: tuple[Path, str]) -> None:

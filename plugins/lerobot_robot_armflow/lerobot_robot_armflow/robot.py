@@ -1,6 +1,8 @@
 """An armflow rig behind LeRobot's interface of a robot."""
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +13,7 @@ from armflow.robot.errors import ArmflowError, ConfigError
 from armflow.robot.rig import ARMS
 from armflow.robot.shared import SharedArm, share
 from armflow.robot.station import open_station
-from armflow.robot.types import ArmCommand, Observation, SafetyFlag
+from armflow.robot.types import ArmCommand, Observation
 from lerobot.robots import Robot
 from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnectedError
 
@@ -19,6 +21,9 @@ from .config import ArmflowRobotConfig
 
 MAX_FRAME_AGE_S = 0.2  # as in armflow's own loop
 PAUSE_S = 0.5  # s without an action, as while an episode is saved: then the arm may be somewhere else
+# LeRobot does not say how fast its loop is, so the speed limit counts the time that passes between actions. What was not
+# used up is kept, up to this many control periods: a loop at the rig's rate may be half a period late, and then in time.
+MAX_TIME_LEFT = 1.5
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +45,9 @@ class ArmflowRobot(Robot):
         self._stack = ExitStack()
         self._shared: SharedArm | None = None
         self._acted_t: float | None = None  # time of the last action
-        self._actions = self._limited = 0
+        self._time_left = 0.0  # s, in which the arm may move at full speed
+        self._actions = 0
+        self._changed = Counter[str]()  # actions, by what the safety filter changed
         self._end: EpisodeEnd | None = None
 
     @property
@@ -81,14 +88,16 @@ class ArmflowRobot(Robot):
             stack.callback(station.arm.hold)
             self._stack = stack.pop_all()
         self._shared, self._acted_t, self._end = shared, None, None
-        self._actions = self._limited = 0
+        self._actions, self._changed = 0, Counter()
         if station.episode is not None:
             log.info("twin: %s", station.episode.layout.instruction)
 
     def get_observation(self) -> dict[str, Any]:
         """Raises StaleReading or DeviceFault."""
         station = self._open().station
-        seen = observe(station.arm, station.cameras, station.clock, MAX_FRAME_AGE_S)
+        # The twin first simulates what it has missed since somebody asked last; its frames are no worse for that.
+        max_age_s = MAX_FRAME_AGE_S if station.episode is None else math.inf
+        seen = observe(station.arm, station.cameras, station.clock, max_age_s)
         self._judge(seen)
         values: dict[str, Any] = dict(zip(self._names, seen.arm.vector.tolist(), strict=True))
         for name, frame in seen.frames.items():
@@ -113,7 +122,8 @@ class ArmflowRobot(Robot):
     def disconnect(self) -> None:
         """Hold, and close everything."""
         shared = self._open()
-        log.info("%d actions sent, the safety filter changed %d of them", self._actions, self._limited)
+        changed = ", ".join(f"{n} because of {reason}" for reason, n in self._changed.items())
+        log.info("%d actions sent, changed by the safety filter: %s", self._actions, changed or "none")
         if self._end is None and (episode := shared.station.episode) is not None:
             log.info("twin: not done: %s", episode.judge.status.reasons)
         self._shared = None
@@ -134,14 +144,15 @@ class ArmflowRobot(Robot):
         now, state = station.clock.now(), station.arm.read()
         if self._acted_t is None or now - self._acted_t > PAUSE_S:
             station.safety.reset(state)
-            dt = period
+            self._time_left = MAX_TIME_LEFT * period
         else:
-            # LeRobot does not say how fast its loop is: the speed limit counts the time that really passed.
-            dt = min(now - self._acted_t, period)
+            self._time_left = min(self._time_left + now - self._acted_t, MAX_TIME_LEFT * period)
         self._acted_t = now
+        dt = min(self._time_left, period)
+        self._time_left -= dt
         filtered = station.safety(requested, state, dt)
         self._actions += 1
-        self._limited += filtered.flags != SafetyFlag.NONE
+        self._changed.update(str(flag.name).lower() for flag in filtered.flags)
         return station.arm.command(filtered.command)
 
     def _judge(self, seen: Observation) -> None:
