@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import fr3
+from . import fr3, xarm7
 from .drivers.franka import FrankaCfg
 from .drivers.opencv import OpenCVCfg
 from .drivers.realsense import RealSenseCfg
@@ -19,7 +19,7 @@ from .toml_cfg import load
 from .types import ArmSpec, CameraSpec
 
 DEFAULT_RIG = Path(__file__).parent / "rigs" / "fr3_table.toml"
-ARMS: dict[str, ArmSpec] = {"fr3": fr3.SPEC}
+ARMS: dict[str, ArmSpec] = {"fr3": fr3.SPEC, "xarm7": xarm7.SPEC}
 
 
 @dataclass(frozen=True)

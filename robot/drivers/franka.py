@@ -5,9 +5,6 @@ brakes when they stop coming. Nothing is ever cleared by itself: after a fault a
 """
 
 import importlib
-import queue
-import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -22,6 +19,7 @@ from ..interpolator import MotionLimits, Setpoint
 from ..servo import Servo, ServoCfg, ServoStats
 from ..types import ArmCommand, ArmState, Floats
 from .franka_hand import FrankaHand, HandCfg
+from .within import within
 
 NAME = fr3.SPEC.name
 REST_WITHIN_S = 3.0  # from full speed the servo needs 0.9 s
@@ -197,7 +195,8 @@ class FrankaArm:
         sdk, cfg = self._sdk, self._cfg
         kind = sdk.RealtimeConfig.Enforce if cfg.realtime else sdk.RealtimeConfig.Ignore
         try:
-            return _within(
+            return within(
+                NAME,
                 lambda: sdk.Robot(cfg.host, realtime_config=kind),
                 cfg.connect_timeout_s,
                 f"{cfg.host} does not answer; is it the right address, FCI active in Desk, and no other program holding the arm?",
@@ -232,7 +231,8 @@ class FrankaArm:
         with ExitStack() as stack:
             try:
                 self._robot.set_collision_behavior(cfg.collision_torque_nm, cfg.collision_force_n)
-                gripper = _within(
+                gripper = within(
+                    NAME,
                     lambda: sdk.Gripper(cfg.host),
                     cfg.connect_timeout_s,
                     f"the hand at {cfg.host} does not answer; does another program hold it?",
@@ -353,27 +353,3 @@ def _import_sdk() -> ModuleType:
         return importlib.import_module("franky")
     except ImportError as error:
         raise DeviceNotFound(NAME, f'franky is not installed ({error}); pip install "armflow[franka]"') from error
-
-
-def _within[T](connect: Callable[[], T], timeout_s: float, message: str) -> T:
-    """What `connect` returns, or DeviceTimeout: the SDK's connect waits for ever for a robot that is silent or taken."""
-    answers: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
-    gave_up = threading.Event()
-
-    def run() -> None:
-        try:
-            answer = (connect(), None)
-        except Exception as error:  # noqa: BLE001 - raised below, in the thread that asked
-            answer = (None, error)
-        if not gave_up.is_set():  # else it lets go at once of what it got too late
-            answers.put(answer)
-
-    threading.Thread(target=run, name=f"{NAME} connect", daemon=True).start()
-    try:
-        result, error = answers.get(timeout=timeout_s)
-    except queue.Empty:
-        gave_up.set()
-        raise DeviceTimeout(NAME, message) from None
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value] - it is there when no error is
