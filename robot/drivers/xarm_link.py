@@ -61,7 +61,7 @@ class XArmLink:
         sdk = _import_sdk()
         try:
             self._address = socket.gethostbyname(host)  # the SDK takes a name for a serial port
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise DeviceNotFound(NAME, f"there is no host {host}: {error}; check the address") from error
         self._api: Any = sdk.XArmAPI(
             self._address,

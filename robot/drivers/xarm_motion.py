@@ -17,6 +17,7 @@ from ..types import Floats
 from ..worker import Worker
 
 POLL_S = 0.01  # how often the watchdog looks
+ON_ITS_WAY_S = 0.02  # until a measured speed has become a target that is obeyed; with less the arm swings back
 
 
 class Motion(Protocol):
@@ -116,7 +117,7 @@ class OnlinePlanning:
             return False
         self._fresh_until = None
         q, dq = self._where()
-        stop = q + dq * np.abs(dq) / (2 * self._limits.ddq_max)
+        stop = q + dq * (np.abs(dq) / (2 * self._limits.ddq_max) + ON_ITS_WAY_S)
         self._aim(np.clip(stop, self._limits.q_min, self._limits.q_max))
         return self._moving(dq)
 

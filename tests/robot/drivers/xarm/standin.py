@@ -67,13 +67,13 @@ class StandIn:
         self.forget: set[str] = set()  # settings that are accepted and not kept
         self.mute = False  # no answers, no reports
         self.reports = True
-        self.targets: list[tuple[float, np.ndarray]] = []  # accepted targets and when they came
+        self.targets: list[np.ndarray] = []  # that were accepted
         self.cleared = 0  # times somebody cleared errors
         self.gripper = {0x0100: 0, 0x0101: 9, 0x0303: 0, 0x000F: 0}  # registers
         self.gripper_position, self.gripper_target, self.gripper_object = 850.0, 850.0, 0.0  # pulses
         self.serial_s = 0.01  # how long a message to the gripper takes
         self.baud_index = BAUD_INDEX
-        self.gripper_commands: list[tuple[float, int]] = []
+        self.gripper_commands: list[int] = []  # state of the arm when each of them came
         self.connections: dict[int, list[socket.socket]] = {CONTROL_PORT: [], REPORT_PORT: []}
         self._now = time.monotonic()
 
@@ -146,7 +146,7 @@ class StandIn:
         if self.mode == 1 and np.abs(target - self.target).max() > SERVO_STEP:
             return self._fail(24)
         self.target = target
-        self.targets.append((time.monotonic(), target))
+        self.targets.append(target)
 
     # The protocol
 
@@ -225,7 +225,7 @@ class StandIn:
         values = message[7:]
         if address in (0x0700, 0x0C00):  # the position is the last number of the message
             self.gripper_target = float(struct.unpack(">i", values[-4:])[0])
-            self.gripper_commands.append((time.monotonic(), round(self.gripper_target)))
+            self.gripper_commands.append(self.state)
         elif address == 0x0109:
             self.gripper[0x000F] = 0
         else:

@@ -34,6 +34,7 @@ MOTIONS: tuple[Literal["online", "servo"], ...] = ("online", "servo")
 FAST = XArmSafetyCfg(reduced_joint_speed_rad_s=2.0)
 J1 = np.eye(7)[0]
 STEP_RAD = 0.6
+FAR = READY + 5.0 * J1  # 2.7 s away
 PATIENCE_S = 20.0  # a busy machine is not a defect
 
 
@@ -64,6 +65,12 @@ def fault_of[E: DeviceError](arm: XArm7, kind: type[E]) -> E:
 
     eventually(raised)
     return found[0]
+
+
+def stands(arm: XArm7) -> bool:
+    before = arm.read().q
+    time.sleep(0.1)
+    return bool(np.abs(arm.read().q - before).max() < 1e-3)
 
 
 def go_to(arm: XArm7, q: Floats) -> None:
@@ -131,7 +138,7 @@ def test_steps_at_10_30_and_50_hz_are_followed_without_an_error(box: StandIn, mo
         go_to(arm, goal)
         assert box.error == 0 and box.cleared == 0
     if motion == "servo":
-        points = np.array([q for _, q in box.targets])
+        points = np.array(box.targets)
         assert np.abs(np.diff(points, axis=0)).max() <= 0.02 * cfg.limits.dq_max.max() + 1e-6 < SERVO_STEP
 
 
@@ -228,14 +235,14 @@ def test_another_program_that_takes_over_is_a_fault(box: StandIn):
 def test_when_commands_stop_the_arm_brakes_and_holds_until_the_next(box: StandIn, motion: Literal["online", "servo"]):
     """The control box would go on to its last target."""
     with XArm7(config(box, motion)) as arm:
-        goal = READY + 2.5 * J1
-        arm.command(ArmCommand(goal, 1.0))
+        arm.command(ArmCommand(FAR, 1.0))
         eventually(lambda: arm.motion_stats.timeouts == 1)
-        eventually(lambda: bool(np.abs(arm.read().dq).max() < 0.01))
-        held = arm.read().q
-        assert 0.02 < held[0] - READY[0] < 2.0  # stopped on the way
+        eventually(lambda: stands(arm))
+        held = arm.read()
+        assert 0.02 < held.q[0] < 4.5  # stopped on the way
+        assert np.abs(held.dq).max() < 0.01
         time.sleep(0.2)
-        np.testing.assert_allclose(arm.read().q, held, atol=0.002)
+        np.testing.assert_allclose(arm.read().q, held.q, atol=0.002)
         assert arm.motion_stats.timeouts == 1
         go_to(arm, READY)
 
@@ -244,14 +251,17 @@ def test_when_commands_stop_the_arm_brakes_and_holds_until_the_next(box: StandIn
 def test_hold_stops_on_the_way_and_nonsense_does_too(box: StandIn, motion: Literal["online", "servo"]):
     with XArm7(config(box, motion)) as arm:
         for stop in (arm.hold, lambda: pytest.raises(SafetyStop, arm.command, ArmCommand(np.full(7, np.nan), 1.0))):
-            start = arm.read().q
-            arm.command(ArmCommand(READY + 2.5 * J1, 1.0))
-            eventually(lambda start=start: arm.read().q[0] > start[0] + 0.02)
+            start = arm.read().q[0]
+
+            def moving(start: float = start) -> bool:
+                arm.command(ArmCommand(FAR, 1.0))
+                return arm.read().q[0] > start + 0.05
+
+            eventually(moving)
             stop()
             arm.hold()
-            eventually(lambda: bool(np.abs(arm.read().dq).max() < 0.01))
-            assert arm.read().q[0] < 2.0
-        assert arm.motion_stats.timeouts == 0
+            eventually(lambda: stands(arm))
+            assert arm.read().q[0] < 4.5
 
 
 def test_a_command_says_what_is_sent(box: StandIn):
@@ -304,8 +314,8 @@ def test_the_gripper_follows_while_the_arm_moves_and_is_not_flooded(box: StandIn
 
             eventually(there)
 
-        until(0.0, 0.02, 0.0, READY + 2.5 * J1)
-        assert box.state == 1  # the arm is still on its way: the SDK would have waited for it
+        until(0.0, 0.02, 0.0, FAR)
+        assert box.gripper_commands[0] == 1  # the arm was moving: left to itself, the SDK waits until it stands
         until(0.45, 0.55, 0.5, READY)
         box.gripper_object = 300.0
         until(0.2, 0.4, 0.0, READY)
@@ -314,7 +324,7 @@ def test_the_gripper_follows_while_the_arm_moves_and_is_not_flooded(box: StandIn
         rng = np.random.default_rng(0)
         box.gripper_commands.clear()
         start = time.monotonic()
-        while time.monotonic() < start + 0.6:
+        while time.monotonic() < start + 0.4:
             arm.command(ArmCommand(READY, rng.uniform()))
             time.sleep(0.01)
         assert 1 <= len(box.gripper_commands) <= 8.0 * (time.monotonic() - start) + 2
@@ -338,7 +348,7 @@ def test_a_serial_line_at_another_speed_is_left_to_the_operator(box: StandIn):
 
 
 def test_a_cut_connection_is_a_fault_until_recover_connects_again(box: StandIn):
-    with XArm7(config(box)) as arm:
+    with XArm7(replace(config(box), reply_timeout_s=0.5)) as arm:
         box.drop(CONTROL_PORT)
         fault = fault_of(arm, DeviceFault)
         assert "no answer from" in str(fault) and "check the cable" in str(fault)
@@ -349,7 +359,7 @@ def test_a_cut_connection_is_a_fault_until_recover_connects_again(box: StandIn):
 
 
 def test_a_box_that_falls_silent_is_stale_or_a_fault_in_time(box: StandIn):
-    with XArm7(replace(config(box), max_state_age_s=0.3, reply_timeout_s=0.1)) as arm:
+    with XArm7(replace(config(box), max_state_age_s=0.5, reply_timeout_s=0.5)) as arm:
         box.reports = False
         assert "last report is" in str(fault_of(arm, StaleReading))
         box.mute = True
@@ -365,10 +375,15 @@ def test_lost_reports_are_stale_until_the_sdk_has_them_again_and_it_leaves_the_d
     with XArm7(replace(config(box), max_state_age_s=0.5)) as arm:
         box.drop(REPORT_PORT)
         assert "last report is" in str(fault_of(arm, StaleReading))
-        eventually(lambda: len(box.connections[REPORT_PORT]) == 1)
-        eventually(lambda: arm._link is not None and arm._link.report is not None
-                   and time.monotonic() - arm._link.report.t < 0.3)  # fmt: skip
-        arm.read()
+
+        def read() -> bool:
+            try:
+                arm.read()
+            except StaleReading:
+                return False
+            return True
+
+        eventually(read)
         assert socket.getdefaulttimeout() == default_timeout
 
 
@@ -396,7 +411,7 @@ def test_where_nobody_listens_or_answers_the_message_says_what_to_check(box: Sta
         XArm7(XArmCfg("127.0.0.1")),
     ):
         pass
-    with pytest.raises(DeviceNotFound, match="there is no host"), XArm7(XArmCfg("arm.invalid")):
+    with pytest.raises(DeviceNotFound, match="there is no host"), XArm7(XArmCfg("no..where")):
         pass
 
 
