@@ -151,16 +151,13 @@ class XArm7:
         return ArmCommand(motion.command(cmd.q), gripper.command(cmd.gripper))
 
     def hold(self) -> None:
-        """Brake inside the limits and stay; a grasped object stays grasped. After a fault the control box has stopped."""
+        """Brake inside the limits and stay; a grasped object stays grasped. After a fault: stop, if the box still listens."""
         link, motion, gripper = self._opened()
         gripper.hold()
-        if link.fault is not None:
-            return
-        try:
+        if link.fault is None:
             motion.hold()
-        except DeviceError:
+        else:
             link.stop()
-            raise
 
     @property
     def motion_stats(self) -> ServoStats:
@@ -247,6 +244,7 @@ class XArm7:
             q,
             lambda target: self._send_target(link, target),
             lambda: self._joint_states(link)[:2],
+            link.stop,
             cfg.watchdog_s,
             self._clock,
         )

@@ -234,7 +234,7 @@ class XArmLink:
             return f"{_meaning(error)}; {RECOVER}"
         if error is None or code in NO_ANSWER:
             return (
-                f"no answer from {self._host} to {method} (code {code}); nothing can stop the arm from here: "
+                f"no answer from {self._host} to {method} (code {code}); if the arm still moves, press the emergency stop; "
                 "check the cable and the control box, then call recover()"
             )
         return f"{method} was refused: {REFUSALS.get(code, 'not documented')} (code {code}); {RECOVER}"

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from ..clock import Clock
-from ..errors import SafetyStop
+from ..errors import DeviceError, SafetyStop
 from ..interpolator import MotionLimits, Setpoint
 from ..servo import ServoStats
 from ..types import Floats
@@ -46,11 +46,13 @@ class OnlinePlanning:
         q: Floats,
         send: Callable[[Floats], None],
         where: Callable[[], tuple[Floats, Floats]],
+        stop: Callable[[], None],
         timeout_s: float,
         clock: Clock,
     ) -> None:
-        """`q` (dof,) rad: the measured pose; `send` a target; `where` the arm is and how fast it moves, rad and rad/s."""
-        self._name, self._limits, self._send, self._where = name, limits, send, where
+        """`q` (dof,) rad: the measured pose; `send` a target; `where` the arm is and how fast it moves, rad and rad/s;
+        `stop` somehow: if braking fails."""
+        self._name, self._limits, self._send, self._where, self._stop = name, limits, send, where, stop
         self._timeout_s, self._clock = timeout_s, clock
         self._lock = threading.Lock()  # keeps targets in order, and counters
         self._target = q
@@ -81,7 +83,10 @@ class OnlinePlanning:
             return self._target
 
     def hold(self) -> None:
-        """Brake inside the limits and stay. Idempotent, from any thread; the next command moves again."""
+        """Brake inside the limits and stay. Idempotent, from any thread; the next command moves again.
+
+        If that fails the arm is stopped, and the DeviceError raised.
+        """
         with self._lock:
             self._brake()
 
@@ -116,9 +121,13 @@ class OnlinePlanning:
         if self._fresh_until is None:
             return False
         self._fresh_until = None
-        q, dq = self._where()
-        stop = q + dq * (np.abs(dq) / (2 * self._limits.ddq_max) + ON_ITS_WAY_S)
-        self._aim(np.clip(stop, self._limits.q_min, self._limits.q_max))
+        try:
+            q, dq = self._where()
+            rest = q + dq * (np.abs(dq) / (2 * self._limits.ddq_max) + ON_ITS_WAY_S)
+            self._aim(np.clip(rest, self._limits.q_min, self._limits.q_max))
+        except DeviceError:
+            self._stop()
+            raise
         return self._moving(dq)
 
     def _aim(self, q: Floats) -> None:

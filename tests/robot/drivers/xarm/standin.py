@@ -67,6 +67,7 @@ class StandIn:
         self.forget: set[str] = set()  # settings that are accepted and not kept
         self.mute = False  # no answers, no reports
         self.reports = True
+        self.over = False
         self.targets: list[np.ndarray] = []  # that were accepted
         self.cleared = 0  # times somebody cleared errors
         self.gripper = {0x0100: 0, 0x0101: 9, 0x0303: 0, 0x000F: 0}  # registers
@@ -263,7 +264,7 @@ class _Report(socketserver.BaseRequestHandler):
         box: StandIn = self.server.box  # type: ignore[attr-defined]
         with _kept(box.connections[REPORT_PORT], self.request):
             try:
-                while True:
+                while not box.over:
                     if box.reports and not box.mute:
                         self.request.sendall(box.report())
                     time.sleep(REPORT_S)
@@ -272,7 +273,7 @@ class _Report(socketserver.BaseRequestHandler):
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
+    daemon_threads = False  # so that closing waits for them
     allow_reuse_address = True
 
 
@@ -299,6 +300,7 @@ def control_box(version: str = "1.13.0") -> Iterator[StandIn]:
         for server, thread in zip(servers, threads, strict=True):
             server.shutdown()
             thread.join()
+        box.over = True
         for port in box.connections:
             box.drop(port)
         for server in servers:
