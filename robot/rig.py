@@ -12,6 +12,7 @@ from . import fr3, xarm7
 from .drivers.franka import FrankaCfg
 from .drivers.opencv import OpenCVCfg
 from .drivers.realsense import RealSenseCfg
+from .drivers.xarm import XArmCfg
 from .errors import ConfigError
 from .geometry import pose, rotation_from_quat
 from .safety import SafetyCfg
@@ -19,6 +20,7 @@ from .toml_cfg import load
 from .types import ArmSpec, CameraSpec
 
 DEFAULT_RIG = Path(__file__).parent / "rigs" / "fr3_table.toml"
+DRIVES = {"franka": "fr3", "xarm": "xarm7"}  # section of a driver -> arm model
 ARMS: dict[str, ArmSpec] = {"fr3": fr3.SPEC, "xarm7": xarm7.SPEC}
 
 
@@ -131,6 +133,8 @@ class Rig:
     twin: TwinCfg = field(default_factory=TwinCfg)
     franka: FrankaCfg | None = None
     """The arm is a Franka FR3 at this address. Without a section of an arm's driver there is only the twin."""
+    xarm: XArmCfg | None = None
+    """The arm is a UFACTORY xArm7 at this address."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "control_hz")
@@ -138,16 +142,22 @@ class Rig:
         _require(len(set(names)) == len(names), f"two cameras have the same name: {', '.join(names)}")
         serials = [c.serial for c in self.cameras if c.serial]
         _require(len(set(serials)) == len(serials), f"two cameras have the same serial: {', '.join(serials)}")
-        if self.franka is not None:
-            _require(self.arm.model == "fr3", f"[franka] drives an fr3, arm.model is '{self.arm.model}'")
+        _require(len(self._drivers) <= 1, f"one arm has one driver, there are sections {', '.join(self._drivers)}")
+        for section in self._drivers:
+            model = DRIVES[section]
+            _require(self.arm.model == model, f"[{section}] drives an {model}, arm.model is '{self.arm.model}'")
             without = [c.name for c in self.cameras if not (c.realsense or c.opencv)]
             _require(not without, f"an arm that is hardware needs real cameras: give {', '.join(without)} "
                                   "a section [cameras.realsense] or [cameras.opencv]")  # fmt: skip
 
     @property
+    def _drivers(self) -> list[str]:
+        return [section for section in DRIVES if getattr(self, section) is not None]
+
+    @property
     def is_hardware(self) -> bool:
         """Whether it describes devices; if not, it is a twin only."""
-        return self.franka is not None
+        return bool(self._drivers)
 
     def camera(self, name: str) -> CameraCfg:
         found = {c.name: c for c in self.cameras}

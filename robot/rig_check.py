@@ -32,6 +32,8 @@ def check_rig(rig: Rig, today: date) -> Iterator[Finding]:
 
 
 def _twin(rig: Rig) -> Finding:
+    if rig.arm.model != "fr3":
+        return Finding("warning", "twin", f"there is none of the {rig.arm.model} yet", "dry runs show the fr3's")
     try:
         build_cell(rig, ())
     except (ArmflowError, ValueError, mujoco.FatalError) as error:
@@ -56,9 +58,12 @@ def _speeds(rig: Rig) -> Iterator[Finding]:
     if scale > FIRST_RUN_SPEED:
         advice = f"fine once policies are known; first runs of a new one at {FIRST_RUN_SPEED} or less"
         yield Finding("warning", "safety.speed_scale", f"commands may use {scale:.0%} of the joints' speed", advice)
-    if rig.franka is not None and rig.franka.speed_scale < scale:
-        found = f"{rig.franka.speed_scale} is below safety.speed_scale = {scale}"
-        yield Finding("error", "franka.speed_scale", found, "the arm would fall behind: raise one or lower the other")
+    for section, cfg in (("franka", rig.franka), ("xarm", rig.xarm)):
+        if cfg is not None and cfg.speed_scale < scale:
+            found = f"{cfg.speed_scale} is below safety.speed_scale = {scale}"
+            yield Finding(
+                "error", f"{section}.speed_scale", found, "the arm would fall behind: raise it or lower the other"
+            )
 
 
 def _calibration_age(camera: CameraCfg, today: date, is_hardware: bool) -> Finding:
@@ -107,6 +112,7 @@ def _rate(camera: CameraCfg, control_hz: float) -> Finding:
 def _sdks(rig: Rig) -> Iterator[Finding]:
     """Packages that the rig's devices need."""
     needed = [("franky", "franka")] if rig.franka is not None else []
+    needed += [("xarm", "xarm")] if rig.xarm is not None else []
     needed += [("pyrealsense2", "realsense")] if any(c.realsense for c in rig.cameras) else []
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -13,12 +15,31 @@ from .control import LoopCfg, run_episode
 from .drivers.franka import FrankaArm
 from .drivers.opencv import OpenCVCamera
 from .drivers.realsense import RealSenseCamera
+from .drivers.xarm import XArm7
 from .errors import ConfigError
 from .homing import Homing, seconds_needed
 from .rig import CameraCfg, Rig
 from .safety import JointSafety, SafetyFilter
 from .twin.cell import Cell, Episode
 from .twin.tasks import get_task
+
+
+class HardwareArm(ArmDriver, Protocol):
+    """A context manager: connects, takes control where the arm stands, and on the way out stops and lets go."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+    def look(self) -> str:
+        """Connect, see whether it would start, and disconnect; nothing moves. Raises what entering would."""
+        ...
+
+    def recover(self) -> None:
+        """Clear errors. Only for an operator who has looked at the arm; raises OperatorNeeded, DeviceFault."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +82,12 @@ def go_home(station: Station) -> None:
     )  # fmt: skip
 
 
-def make_arm(rig: Rig, clock: Clock) -> FrankaArm:
+def make_arm(rig: Rig, clock: Clock) -> HardwareArm:
     """The rig's arm, not open yet. Raises ConfigError for a rig without one, and for an SDK that is not installed."""
     if rig.franka is not None:
         return FrankaArm(rig.franka, clock)
+    if rig.xarm is not None:
+        return XArm7(rig.xarm, clock)
     raise ConfigError(
         f"rig {rig.name} describes no arm but the twin's; give it a section of a driver, such as [franka]"
     )

@@ -4,7 +4,7 @@ import tomllib
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
@@ -42,6 +42,10 @@ def _build(cls: type, data: Any, where: str) -> Any:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if get_origin(hint) is UnionType:
         return _convert_to_one(get_args(hint), value, where)
+    if get_origin(hint) is Literal:
+        if not any(type(value) is type(choice) and value == choice for choice in get_args(hint)):
+            raise ConfigError(f"{where}: expected one of {', '.join(map(repr, get_args(hint)))}, got {value!r}")
+        return value
     if is_dataclass(hint):
         return _build(hint, value, where)  # type: ignore[arg-type]
     if get_origin(hint) is tuple:

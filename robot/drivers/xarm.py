@@ -159,6 +159,13 @@ class XArm7:
         else:
             link.stop()
 
+    def look(self) -> str:
+        """Connect, see whether it would start, and disconnect; nothing moves. Raises what entering the context would."""
+        with ExitStack() as stack:
+            link = self._connect(stack, reports=False)
+            link.refuse_unless_clear()
+            return f"answers at {self._cfg.host}, firmware {'.'.join(map(str, link.firmware))}, without errors"
+
     @property
     def motion_stats(self) -> ServoStats:
         """Targets or setpoints, overruns and timeouts since control was taken."""

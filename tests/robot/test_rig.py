@@ -1,6 +1,7 @@
 """A rig file that is wrong says where; a rig that differs in anything has another hash."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass, replace
 from pathlib import Path
@@ -82,6 +83,56 @@ def test_a_rig_file_that_is_not_there_is_named(tmp_path: Path):
 def test_a_camera_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="has no camera 'wrist'; it has: head, front"):
         load_rig().camera("wrist")
+
+
+HARDWARE = (DEFAULT_RIG.parent / "fr3_realsense.toml").read_text()
+
+
+def test_sections_of_devices_become_their_settings(load: Callable[[str], Rig]):
+    realsense = "[cameras.realsense]\nlock_exposure = true"
+    assert realsense in HARDWARE
+    rig = load(HARDWARE.replace(realsense, '[cameras.opencv]\nsource = "scene.mp4"\n# '))
+    assert rig.is_hardware and rig.franka is not None and rig.franka.host == "172.16.0.2"
+    assert rig.cameras[0].opencv is not None and rig.cameras[0].opencv.source == Path("scene.mp4")
+    assert rig.cameras[1].realsense is not None and rig.cameras[1].opencv is None
+    rig = load(HARDWARE.replace(realsense, "[cameras.opencv]\nsource = 4\n# "))
+    assert rig.cameras[0].opencv is not None and rig.cameras[0].opencv.source == 4
+    assert not load(DEFAULT).is_hardware
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("speed_scale = 0.3 # f", "speed_scal = 0.3 # f", r"franka: unknown key speed_scal"),
+        ("host = \"172.16.0.2\"", "", r"franka: missing key host"),
+        ("[franka]", "[xarm]\nhost = \"1.2.3.4\"\n[franka]", r"one arm has one driver, there are sections franka, xarm"),
+        ("[franka]", "[franka]\nstiffness = [1.0]", r"franka: stiffness must be 7 positive numbers"),
+        ("[franka]", "[xarm]", r"xarm: unknown key collision_force_n, collision_torque_nm, realtime"),
+        ("[cameras.realsense]\nlock", "[cameras.opencv]\nlock", r"cameras\[0\]: opencv: unknown key lock_exposure"),
+        ("[cameras.realsense]\nlock_exposure = true", "", r"real cameras: give head a section \[cameras\.realsense\]"),
+        ("serial = \"000000000000\"", "serial = \"\"", r"camera head: a realsense needs its serial"),
+        ("serial = \"000000000000\"", "serial = \"000000000001\"", r"two cameras have the same serial"),
+        ("[cameras.realsense]\nlock", "[cameras.opencv]\nsource = 0\n[cameras.realsense]\nlock", "not both"),
+        ("[cameras.realsense]\nlock", "[cameras.opencv]\nsource = 1.5\n#", r"opencv: source: expected Path, got 1\.5"),
+    ],
+)  # fmt: skip
+def test_a_wrong_section_of_a_device_is_refused(load: Callable[[str], Rig], old: str, new: str, message: str):
+    assert old in HARDWARE
+    with pytest.raises(ConfigError, match=message):
+        load(HARDWARE.replace(old, new, 1))
+
+
+def test_a_choice_is_one_of_those_that_there_are(load: Callable[[str], Rig]):
+    xarm = HARDWARE.replace('model = "fr3"', 'model = "xarm7"').replace("[franka]", "[xarm]")
+    lines = [line for line in xarm.splitlines() if not line.startswith(("collision_", "realtime"))]
+    text = "\n".join(lines)
+    text = re.sub(r"home_q = \[[^]]*\]", "home_q = [0.0, -0.3, 0.0, 0.9, 0.0, 1.2, 0.0]", text)
+    rig = load(text.replace("[xarm]", '[xarm]\nmotion = "servo"'))
+    assert rig.xarm is not None and rig.xarm.motion == "servo"
+    with pytest.raises(ConfigError, match="motion: expected one of 'online', 'servo', got 'fast'"):
+        load(text.replace("[xarm]", '[xarm]\nmotion = "fast"'))
+    with pytest.raises(ConfigError, match=r"\[xarm\] drives an xarm7, arm\.model is 'fr3'"):
+        load("\n".join(lines).replace('model = "xarm7"', 'model = "fr3"'))
 
 
 def test_integers_are_numbers_too(load: Callable[[str], Rig]):

@@ -105,6 +105,11 @@ class WithoutServo(XArm7):
         super()._send_setpoint(link, setpoint if self.goal is None else replace(setpoint, q=self.goal))
 
 
+def test_a_look_takes_no_control(box: StandIn):
+    assert "without errors" in XArm7(config(box)).look()
+    assert box.state != 0 or not box.enabled
+
+
 def test_it_is_an_arm_driver_that_takes_control_without_moving_and_leaves_the_arm_stopped(box: StandIn):
     with XArm7(config(box)) as arm:
         driver: ArmDriver = arm
