@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import fr3, xarm7
+from . import fr3, openarm, xarm7
 from .drivers.franka import FrankaCfg
 from .drivers.opencv import OpenCVCfg
 from .drivers.realsense import RealSenseCfg
@@ -21,7 +21,7 @@ from .types import ArmSpec, CameraSpec
 
 DEFAULT_RIG = Path(__file__).parent / "rigs" / "fr3_table.toml"
 DRIVES = {"franka": "fr3", "xarm": "xarm7"}  # section of a driver -> arm model
-ARMS: dict[str, ArmSpec] = {"fr3": fr3.SPEC, "xarm7": xarm7.SPEC}
+ARMS: dict[str, ArmSpec] = {"fr3": fr3.SPEC, "xarm7": xarm7.SPEC, **openarm.SPECS}
 
 
 @dataclass(frozen=True)
