@@ -32,6 +32,7 @@ class LeRobotArm:
         self.spec = spec
         self._cfg, self._clock, self._name = cfg, clock or MonotonicClock(), spec.name
         self._link = LeRobotLink(cfg, spec, self._clock)
+        self._inside = False  # its context
         self._servo: Servo | None = None
         self._on_target_at = 0.0  # s, when no joint was too far behind; only the servo's thread looks at it
         self._trouble = ""  # what the newest exchange that failed said
@@ -39,17 +40,14 @@ class LeRobotArm:
         self._fault: DeviceFault | None = None
 
     def __enter__(self) -> Self:
-        if self._servo is not None:
+        if self._inside:
             raise DeviceFault(self._name, "it is in use already; make another object to open it again")
-        try:
-            self._link.connect()
-            self._take_control()
-        except BaseException:
-            self._let_go()
-            raise
+        self._connect()
+        self._inside = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        self._inside = False
         try:
             try:
                 self._come_to_rest()
@@ -95,7 +93,7 @@ class LeRobotArm:
         `with` refuses to begin, it clears errors and lets go. Raises DeviceError if the arm is not well; call it again.
         """
         link = self._link
-        if not link.connected:
+        if not self._inside:
             try:
                 link.connect()
                 link.switch_on()
@@ -105,15 +103,25 @@ class LeRobotArm:
         if self._servo is not None and self._fault is None and not self._servo.failed:
             return
         self._stop_servo()
-        try:
-            link.switch_on()
-            self._take_control()
-        except DeviceTimeout:
-            if link.reading.heard:  # the others answer: to connect again would make them limp for nothing
-                raise
+        if link.connected:
+            try:
+                link.switch_on()
+                self._take_control()
+                return
+            except DeviceTimeout:
+                if link.reading.heard:  # the others answer: to connect again would make them limp for nothing
+                    raise
             self._let_go()
-            link.connect()
+        self._connect()
+
+    def _connect(self) -> None:
+        """Connect and take control, or let go again."""
+        try:
+            self._link.connect()
             self._take_control()
+        except BaseException:
+            self._let_go()
+            raise
 
     def _take_control(self) -> None:
         """Begin to hold the measured pose."""
@@ -130,6 +138,7 @@ class LeRobotArm:
         assert state is not None
         lead = self._cfg.gripper_lead
         try:
+            # A path may begin outside of the range, by the tolerance at most; LeRobot would clip it, too.
             q = np.clip(setpoint.q[:-1], self.spec.q_min, self.spec.q_max)
             link.send(q, float(np.clip(setpoint.q[-1], state.gripper - lead, state.gripper + lead)))
             link.observe()

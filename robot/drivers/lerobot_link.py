@@ -35,7 +35,7 @@ class Reading:
     def silent(self, motors: tuple[str, ...], since: float) -> str:
         """Names of those that have not answered since that time."""
         heard = dict(self.heard)
-        return ", ".join(m for m in motors if heard.get(m, -np.inf) < since)
+        return ", ".join(m for m in motors if m not in heard or heard[m] < since)
 
 
 class LeRobotLink:
