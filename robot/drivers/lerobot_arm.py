@@ -23,7 +23,7 @@ REST_WITHIN_S = 3.0  # from full speed the servo needs 0.5 s
 class LeRobotArm:
     """ArmDriver; a context manager that connects, holds where the arm stands, and on the way out comes to rest and lets go.
 
-    Connecting makes the arm limp for about 0.2 s, since LeRobot switches the motors off and on: let it rest on something.
+    Connecting makes the arm limp for 0.1 to 0.2 s, since LeRobot switches the motors off and on: let it rest on something.
     On any fault the arm brakes inside the limits, holds, and refuses everything until the operator's `recover`.
     """
 
@@ -89,7 +89,7 @@ class LeRobotArm:
     def recover(self) -> None:
         """Clear the motors' errors, switch them on and take control where the arm stands. Only for an operator who looked.
 
-        If nothing answers any more it connects again, and the arm is limp for about 0.2 s. Outside of the context, when
+        If nothing answers any more it connects again, and the arm is limp for 0.1 to 0.2 s. Outside of the context, when
         `with` refuses to begin, it clears errors and lets go. Raises DeviceError if the arm is not well; call it again.
         """
         link = self._link

@@ -78,12 +78,12 @@ def test_every_joint_moves_alone_and_in_radians(
     arm = opened(cfg)
     q = arm.read().q.copy()
     for i in range(7):
-        q[i] += 0.05
+        q[i] += 0.04
         go(arm, q, 0.0, eventually)
         np.testing.assert_allclose([m.q for m in motors.motors[:7]], q, atol=0.01)
         assert abs(motors[7].q) < 0.01
-    go(arm, q, 1.0, eventually)
-    np.testing.assert_allclose([m.q for m in motors.motors], [*q, np.radians(-65.0)], atol=0.03)
+    go(arm, q, 0.4, eventually)
+    np.testing.assert_allclose([m.q for m in motors.motors], [*q, np.radians(-26.0)], atol=0.03)
 
 
 def test_the_order_is_the_configured_one(cfg: LeRobotArmCfg, motors: Any, opened: Opened, eventually: Eventually):
@@ -153,6 +153,24 @@ def test_a_silent_motor_makes_readings_stale_and_names_itself(
         arm.command(ArmCommand(np.zeros(7), 0.0))
     motors[2].mute = False
     eventually(lambda: arm.read().q.shape == (7,))
+
+
+def test_a_reading_is_as_old_as_its_oldest_part(
+    cfg: LeRobotArmCfg, motors: Any, opened: Opened, eventually: Eventually
+):
+    arm = opened(replace(cfg, max_age_s=100.0, fault_age_s=1000.0))
+    eventually(lambda: time.monotonic() - arm.read().t < 0.05)
+    motors[2].mute, motors[0].q = True, 0.05
+    eventually(lambda: time.monotonic() - arm.read().t > 0.2)
+    assert arm.servo_stats.ticks > 5
+
+
+def test_a_joint_a_little_outside_of_its_range_is_led_back_in(cfg: LeRobotArmCfg, motors: Any, opened: Opened):
+    motors[3].q = -0.03  # the elbow hangs straight: that is the end of its range
+    arm = opened(cfg)
+    assert arm.read().q[3] < 0.0
+    arm.command(ArmCommand(arm.read().q, 0.0))
+    assert min(target for _, target in motors[3].targets) >= -BIT_RAD
 
 
 def test_a_motor_that_stays_silent_is_a_fault_until_recovery(
