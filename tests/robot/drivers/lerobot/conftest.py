@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from armflow.robot import openarm
+from armflow.robot.clock import MonotonicClock
 from armflow.robot.drivers.lerobot_arm import LeRobotArm
 from armflow.robot.drivers.lerobot_config import LeRobotArmCfg
 from armflow.robot.drivers.lerobot_config import openarm as openarm_cfg
@@ -143,6 +144,23 @@ PATIENT = {"max_age_s": 2.0, "fault_age_s": 4.0}
 FAST = {"speed_scale": 1.0, "acceleration_scale": 1.0, "jerk_max": 1000.0}
 
 
+class ShiftedClock(MonotonicClock):
+    """The wall's clock, which a test may put forward: what takes long then takes no time, on the slowest machine, too."""
+
+    shift_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.shift_s
+
+    def sleep_until(self, t: float) -> None:
+        super().sleep_until(t - self.shift_s)
+
+
+@pytest.fixture
+def shifted() -> ShiftedClock:
+    return ShiftedClock()
+
+
 @pytest.fixture
 def channel() -> str:
     """A name that no other test has."""
@@ -171,6 +189,6 @@ def cfg(channel: str, tmp_path: Path) -> LeRobotArmCfg:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[..., LeRobotArm]]:
-    """opened(cfg): an arm in control until the test ends."""
+    """opened(cfg, ...): an arm in control until the test ends."""
     with ExitStack() as stack:
-        yield lambda cfg, spec=openarm.RIGHT: stack.enter_context(LeRobotArm(cfg, spec))
+        yield lambda cfg, spec=openarm.RIGHT, clock=None: stack.enter_context(LeRobotArm(cfg, spec, clock))

@@ -42,7 +42,7 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LeRobotArmCfg:
         zero_deg=(0.0, 10.0, 0.0, 0.0, 0.0, 0.0, 0.0),
         calibration_dir=str(tmp_path),
         max_age_s=0.2,
-        fault_age_s=1.0,
+        fault_age_s=1000.0,
     )
 
 
@@ -102,14 +102,19 @@ def test_a_measurement_that_is_not_finite_is_a_fault_until_recovery(arm: LeRobot
     assert np.isfinite(arm.read().q).all()
 
 
-def test_a_failed_exchange_is_forgiven_and_a_lasting_failure_is_a_fault(cfg: LeRobotArmCfg, eventually: Eventually):
-    with LeRobotArm(cfg, SPEC) as arm:
+def test_a_failed_exchange_is_forgiven_and_a_lasting_failure_is_a_fault(
+    cfg: LeRobotArmCfg, eventually: Eventually, shifted: Any
+):
+    with LeRobotArm(cfg, SPEC, shifted) as arm:
         robot(arm).fails = ConnectionError("no status packet")
         time.sleep(0.03)
         robot(arm).fails = None
         seen = arm.read().t
         eventually(lambda: arm.read().t > seen)
         robot(arm).fails = ConnectionError("no status packet")
+        with pytest.raises(StaleReading, match="no status packet"):
+            read_for_ever(arm)
+        shifted.shift_s = 2000.0
         assert "no status packet" in errors_until_fault(arm)[-1].message
         robot(arm).fails = None
         with pytest.raises(DeviceFault, match="no status packet"):
@@ -118,21 +123,14 @@ def test_a_failed_exchange_is_forgiven_and_a_lasting_failure_is_a_fault(cfg: LeR
         assert arm.read().q.shape == (7,)
 
 
-def test_a_call_that_hangs_blocks_nobody(cfg: LeRobotArmCfg, eventually: Eventually):
-    with LeRobotArm(replace(cfg, fault_age_s=1000.0), SPEC) as arm:
+def test_a_call_that_hangs_blocks_nobody(cfg: LeRobotArmCfg):
+    with LeRobotArm(cfg, SPEC) as arm:
         robot(arm).answering.clear()
         try:
-            errors: list[StaleReading] = []
-
-            def stale() -> bool:
-                try:
-                    arm.read()
-                except StaleReading as error:
-                    errors.append(error)
+            for _ in range(3):
+                with pytest.raises(StaleReading):
+                    read_for_ever(arm)
                 arm.hold()
-                return len(errors) >= 3
-
-            eventually(stale)
         finally:
             robot(arm).answering.set()
 
@@ -151,6 +149,13 @@ def test_a_target_that_lerobot_changes_is_a_fault(arm: LeRobotArm):
     send = robot(arm).send_action
     robot(arm).send_action = lambda action: send({**action, "c.pos": min(action["c.pos"], 40.0)})
     assert "LeRobot changed c.pos 50.000 to 40.000" in errors_until_fault(arm)[-1].message
+
+
+def read_for_ever(arm: LeRobotArm) -> None:
+    """Until an error ends it."""
+    while True:
+        arm.read()
+        time.sleep(0.01)
 
 
 def errors_until_fault(arm: LeRobotArm) -> list[DeviceError]:
