@@ -10,6 +10,7 @@ import numpy as np
 
 from . import fr3, openarm, xarm7
 from .drivers.franka import FrankaCfg
+from .drivers.lerobot_config import LeRobotArmCfg
 from .drivers.opencv import OpenCVCfg
 from .drivers.realsense import RealSenseCfg
 from .drivers.xarm import XArmCfg
@@ -20,7 +21,7 @@ from .toml_cfg import load
 from .types import ArmSpec, CameraSpec
 
 DEFAULT_RIG = Path(__file__).parent / "rigs" / "fr3_table.toml"
-DRIVES = {"franka": "fr3", "xarm": "xarm7"}  # section of a driver -> arm model
+DRIVES = {"franka": ("fr3",), "xarm": ("xarm7",), "lerobot": tuple(openarm.SPECS)}  # section of a driver -> arm models
 ARMS: dict[str, ArmSpec] = {"fr3": fr3.SPEC, "xarm7": xarm7.SPEC, **openarm.SPECS}
 
 
@@ -135,6 +136,8 @@ class Rig:
     """The arm is a Franka FR3 at this address. Without a section of an arm's driver there is only the twin."""
     xarm: XArmCfg | None = None
     """The arm is a UFACTORY xArm7 at this address."""
+    lerobot: LeRobotArmCfg | None = None
+    """The arm is driven by LeRobot, such as an OpenArm."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "control_hz")
@@ -144,8 +147,10 @@ class Rig:
         _require(len(set(serials)) == len(serials), f"two cameras have the same serial: {', '.join(serials)}")
         _require(len(self._drivers) <= 1, f"one arm has one driver, there are sections {', '.join(self._drivers)}")
         for section in self._drivers:
-            model = DRIVES[section]
-            _require(self.arm.model == model, f"[{section}] drives an {model}, arm.model is '{self.arm.model}'")
+            models = DRIVES[section]
+            _require(
+                self.arm.model in models, f"[{section}] drives {' or '.join(models)}, arm.model is '{self.arm.model}'"
+            )
             without = [c.name for c in self.cameras if not (c.realsense or c.opencv)]
             _require(not without, f"an arm that is hardware needs real cameras: give {', '.join(without)} "
                                   "a section [cameras.realsense] or [cameras.opencv]")  # fmt: skip

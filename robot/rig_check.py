@@ -58,7 +58,7 @@ def _speeds(rig: Rig) -> Iterator[Finding]:
     if scale > FIRST_RUN_SPEED:
         advice = f"fine once policies are known; first runs of a new one at {FIRST_RUN_SPEED} or less"
         yield Finding("warning", "safety.speed_scale", f"commands may use {scale:.0%} of the joints' speed", advice)
-    for section, cfg in (("franka", rig.franka), ("xarm", rig.xarm)):
+    for section, cfg in (("franka", rig.franka), ("xarm", rig.xarm), ("lerobot", rig.lerobot)):
         if cfg is not None and cfg.speed_scale < scale:
             found = f"{cfg.speed_scale} is below safety.speed_scale = {scale}"
             yield Finding(
@@ -113,6 +113,7 @@ def _sdks(rig: Rig) -> Iterator[Finding]:
     """Packages that the rig's devices need."""
     needed = [("franky", "franka")] if rig.franka is not None else []
     needed += [("xarm", "xarm")] if rig.xarm is not None else []
+    needed += [("can", "openarm")] if rig.lerobot is not None and rig.lerobot.interface else []
     needed += [("pyrealsense2", "realsense")] if any(c.realsense for c in rig.cameras) else []
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:

@@ -13,12 +13,13 @@ from .camera import Camera
 from .clock import Clock, MonotonicClock
 from .control import LoopCfg, run_episode
 from .drivers.franka import FrankaArm
+from .drivers.lerobot_arm import LeRobotArm
 from .drivers.opencv import OpenCVCamera
 from .drivers.realsense import RealSenseCamera
 from .drivers.xarm import XArm7
 from .errors import ConfigError
 from .homing import Homing, seconds_needed
-from .rig import CameraCfg, Rig
+from .rig import ARMS, CameraCfg, Rig
 from .safety import JointSafety, SafetyFilter
 from .twin.cell import Cell, Episode
 from .twin.tasks import get_task
@@ -88,6 +89,8 @@ def make_arm(rig: Rig, clock: Clock) -> HardwareArm:
         return FrankaArm(rig.franka, clock)
     if rig.xarm is not None:
         return XArm7(rig.xarm, clock)
+    if rig.lerobot is not None:
+        return LeRobotArm(rig.lerobot, ARMS[rig.arm.model], clock)
     raise ConfigError(
         f"rig {rig.name} describes no arm but the twin's; give it a section of a driver, such as [franka]"
     )

@@ -5,12 +5,13 @@ made by one thread at a time, and drop packets without a word; everybody else ge
 """
 
 import threading
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from ..clock import Clock, MonotonicClock
-from ..errors import DeviceError, DeviceFault, DeviceTimeout, StaleReading
+from ..errors import DeviceError, DeviceFault, DeviceNotFound, DeviceTimeout, StaleReading
 from ..interpolator import Setpoint
 from ..servo import Servo, ServoStats
 from ..types import ArmCommand, ArmSpec, ArmState
@@ -80,6 +81,17 @@ class LeRobotArm:
     def hold(self) -> None:
         """Brake inside the limits and stay, the gripper, too. Idempotent, from any thread."""
         self._opened().hold()
+
+    def look(self) -> str:
+        """Whether the port is there; the arm is not touched, since connecting makes it limp. Raises DeviceNotFound."""
+        port = self._cfg.port
+        on_network = Path("/sys/class/net") / port
+        if self._cfg.interface in ("", "socketcan") and on_network.exists():
+            return f"CAN network {port} is {(on_network / 'operstate').read_text().strip()}; the motors were not asked"
+        if Path(port).exists() and port:
+            return f"serial port {port} is there; the motors were not asked"
+        advice = "plug the adapter in; for CAN: sudo lerobot-setup-can --mode=setup"
+        raise DeviceNotFound(self._name, f"there is neither a network nor a serial port '{port}'; {advice}")
 
     @property
     def servo_stats(self) -> ServoStats:

@@ -131,7 +131,7 @@ def test_a_choice_is_one_of_those_that_there_are(load: Callable[[str], Rig]):
     assert rig.xarm is not None and rig.xarm.motion == "servo"
     with pytest.raises(ConfigError, match="motion: expected one of 'online', 'servo', got 'fast'"):
         load(text.replace("[xarm]", '[xarm]\nmotion = "fast"'))
-    with pytest.raises(ConfigError, match=r"\[xarm\] drives an xarm7, arm\.model is 'fr3'"):
+    with pytest.raises(ConfigError, match=r"\[xarm\] drives xarm7, arm\.model is 'fr3'"):
         load("\n".join(lines).replace('model = "xarm7"', 'model = "fr3"'))
 
 

@@ -1,7 +1,7 @@
 """What a rig file says becomes LeRobot's own config, or an error that names what there is."""
 
-import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ from armflow.robot.drivers.can_watch import CanWatch
 from armflow.robot.drivers.lerobot_arm import LeRobotArm
 from armflow.robot.drivers.lerobot_config import LeRobotArmCfg, robot_config
 from armflow.robot.drivers.lerobot_config import openarm as openarm_cfg
-from armflow.robot.errors import ConfigError
-from armflow.robot.rig import ARMS, _build  # pyright: ignore[reportPrivateUsage]
+from armflow.robot.errors import ConfigError, DeviceNotFound
+from armflow.robot.rig import ARMS
+from armflow.robot.toml_cfg import load
 
 SECTION = """
 type = "openarm_follower"
@@ -28,10 +29,18 @@ hz = 100
 """
 
 
-def test_a_section_of_a_rig_file_holds_it():
-    assert _build(LeRobotArmCfg, tomllib.loads(SECTION), "rig") == openarm_cfg("can0", "left", id="left")
+def test_a_section_of_a_rig_file_holds_it(tmp_path: Path):
+    path = tmp_path / "section.toml"
+    path.write_text(SECTION)
+    assert load(LeRobotArmCfg, path, "section") == openarm_cfg("can0", "left", id="left")
+    path.write_text(SECTION.replace("side", "sides"))
     with pytest.raises(ConfigError, match="unknown key sides"):
-        _build(LeRobotArmCfg, tomllib.loads(SECTION.replace("side", "sides")), "rig")
+        load(LeRobotArmCfg, path, "section")
+
+
+def test_a_look_at_a_port_that_is_not_there_touches_nothing():
+    with pytest.raises(DeviceNotFound, match="neither a network nor a serial port 'can9'"):
+        LeRobotArm(openarm_cfg("can9", "left"), ARMS["openarm_left"]).look()
 
 
 def test_openarm_becomes_lerobots_config():
