@@ -1,14 +1,23 @@
 """`armflow data ...`."""
 
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..robot.errors import ConfigError
+from ..robot.rig import ARMS
+from .check import Advance, check_dataset
 from .commit import commit_spool
 from .episodes import dataset_hash, open_dataset
+from .findings import COLOURS, findings_table, write_findings
 
 DatasetFolder = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
 
@@ -61,4 +70,36 @@ def commit(spool: Annotated[Path, tyro.conf.arg(metavar="SPOOL")], dataset: Data
         console.print(f"  {path}: {reason}")
 
 
-COMMANDS = {"view": view, "info": info, "commit": commit}
+def check(dataset: DatasetFolder, /, arm: str | None = None, images: bool = True, json: Path | None = None) -> None:
+    """Look for everything that spoils training: timing, frozen or missing frames, joint order, ranges, delay between
+    action and state, depth scale, duplicates, statistics, labels. The exit status is 1 if there are errors.
+
+    Args:
+        dataset: LeRobot dataset folder.
+        arm: Arm whose joint names and ranges are expected; without it, by the dataset's robot type.
+        images: Decode every video; without it the check is fast and does not know the images.
+        json: File to write the findings to, as a list.
+    """
+    if arm is not None and arm not in ARMS:
+        raise ConfigError(f"there is no arm '{arm}'; arms: {', '.join(ARMS)}")
+    with _bar("episodes checked") as advance:
+        findings = check_dataset(dataset, arm=ARMS[arm] if arm else None, images=images, advance=advance)
+    if json is not None:
+        write_findings(json, findings)
+    console, count = Console(), Counter(finding.severity for finding in findings)
+    if findings:
+        console.print(findings_table(findings))
+    console.print(f"{dataset}: " + ", ".join(f"{severity}s: {count[severity]}" for severity in COLOURS))
+    if count["error"]:
+        sys.exit(1)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Advance]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+COMMANDS = {"view": view, "info": info, "commit": commit, "check": check}

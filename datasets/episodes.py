@@ -117,6 +117,17 @@ class EpisodeArrays:
 
 def open_dataset(root: Path) -> Dataset:
     """Read a dataset's index. Raises DataError if there is none, CorruptEpisode if episodes are missing from it."""
+    dataset, missing = survey(root)
+    if missing:
+        raise CorruptEpisode(
+            f"{root}: episodes {missing} of {len(missing) + len(dataset.episodes)} are missing from meta/episodes; "
+            "`armflow data repair` makes a dataset of the others"
+        )
+    return dataset
+
+
+def survey(root: Path) -> tuple[Dataset, list[int]]:
+    """The episodes that a dataset's index still holds, and the numbers of those it should hold. Raises DataError."""
     info = read_info(root)
     if info is None:
         raise DataError(f"{root}: no LeRobot dataset here (no meta/info.json); commit a recording first")
@@ -125,9 +136,10 @@ def open_dataset(root: Path) -> Dataset:
     for row in _episode_rows(root, schema):
         if row["episode_index"] < total:  # one beyond is being committed right now
             episodes[row["episode_index"]] = _ref(root, info, schema, row, labels)
-    if missing := [index for index in range(total) if index not in episodes]:
-        raise CorruptEpisode(f"{root}: episodes {missing} of {total} are missing from meta/episodes")
-    return Dataset(root, schema, tuple(episodes[index] for index in range(total)))
+    return (
+        Dataset(root, schema, tuple(episodes[index] for index in sorted(episodes))),
+        [index for index in range(total) if index not in episodes],
+    )
 
 
 def load_episodes(
@@ -212,8 +224,15 @@ def _episode_rows(root: Path, schema: Schema) -> Iterator[dict[str, Any]]:
         names += [f"videos/{video}/{field}" for field in ("chunk_index", "file_index", "from_timestamp")]
     paths = sorted((root / "meta/episodes").glob("*/*.parquet"))
     with ThreadPoolExecutor(4) as pool:
-        for rows in pool.map(lambda path: pq.ParquetFile(path).read(names, use_threads=False).to_pylist(), paths):
+        for rows in pool.map(lambda path: _rows_of(path, names), paths):
             yield from rows
+
+
+def _rows_of(path: Path, names: list[str]) -> list[dict[str, Any]]:
+    try:
+        return pq.ParquetFile(path).read(names, use_threads=False).to_pylist()
+    except (OSError, ValueError):  # a damaged file: its episodes are missing, which the caller says
+        return []
 
 
 def _ref(
