@@ -135,7 +135,7 @@ class DatasetAppender:
         if tasks != self._tasks:
             write_tasks(tasks, staging / "tasks.parquet")
             self._move(staging / "tasks.parquet", TASKS_PATH)
-        row = episode_row(episode, label, index, first_row, places)
+        row = episode_row(schema, len(episode), label.task, index, first_row, places)
         write_episode_row(row, columns, image_stats, staging / "episode.parquet")
         self._move(staging / "episode.parquet", _at(EPISODES_PATH, places["meta"]))
         self._store_calibration(episode)

@@ -18,6 +18,9 @@ from .check import Advance, check_dataset
 from .commit import commit_spool
 from .episodes import dataset_hash, open_dataset
 from .findings import COLOURS, findings_table, write_findings
+from .labels import Outcome
+from .merge import merge as merge_datasets
+from .relabel import relabel_all
 
 DatasetFolder = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
 
@@ -94,6 +97,59 @@ def check(dataset: DatasetFolder, /, arm: str | None = None, images: bool = True
         sys.exit(1)
 
 
+def relabel(
+    dataset: DatasetFolder,
+    episodes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="EPISODE...")],
+    /,
+    outcome: Outcome,
+    author: str,
+    reason: str,
+    terminated: bool | None = None,
+    failure_tag: str | None = None,
+    milestone: float | None = None,
+    notes: str | None = None,
+) -> None:
+    """Correct the outcome of episodes. The journal keeps the old label, who changed it and why; videos are not touched.
+
+    Args:
+        dataset: LeRobot dataset folder.
+        episodes: Which ones.
+        outcome: What really happened; discarded episodes stay in the dataset and are not trained on.
+        author: Who says so.
+        reason: Why the old label was wrong.
+        terminated: Whether the task ended, rather than being cut off by the time limit. Without it: true of a success,
+            and of anything else what the old label says.
+        failure_tag: Cause of the failure, in a word; without it the old one stays, and a success has none.
+        milestone: Score of the last milestone reached; without it the old one stays.
+        notes: Remarks; without it the old ones stay.
+    """
+    changes = {"terminated": terminated, "failure_tag": failure_tag, "milestone": milestone, "notes": notes}
+    given = {name: value for name, value in changes.items() if value is not None}
+    labels = relabel_all(dataset, episodes, outcome, given, author=author, reason=reason)
+    Console().print("\n".join(f"episode {index}: {old} -> {new}" for index, (old, new) in labels.items()))
+
+
+def merge(
+    sources: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DATASET...")],
+    /,
+    out: Path,
+    skip_duplicates: bool = False,
+) -> None:
+    """Make one dataset of several with the same schema, with labels, calibrations and exact statistics.
+
+    Args:
+        sources: LeRobot dataset folders; they stay as they are.
+        out: Dataset to make. It appears when it is complete.
+        skip_duplicates: Take episodes that are there twice once, instead of refusing.
+    """
+    with _bar("episodes merged") as advance:
+        report = merge_datasets(sources, out, skip_duplicates=skip_duplicates, advance=advance)
+    console = Console()
+    console.print(f"{report.episodes} episodes in {out}")
+    for (root, index), (other, original) in report.duplicates:
+        console.print(f"  left out: {root} episode {index}, the same as {other} episode {original}")
+
+
 @contextmanager
 def _bar(what: str) -> Iterator[Advance]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -102,4 +158,4 @@ def _bar(what: str) -> Iterator[Advance]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-COMMANDS = {"view": view, "info": info, "commit": commit, "check": check}
+COMMANDS = {"view": view, "info": info, "commit": commit, "check": check, "relabel": relabel, "merge": merge}

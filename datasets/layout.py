@@ -23,6 +23,7 @@ ARMFLOW_DIR = "meta/armflow"
 LABELS_PATH = f"{ARMFLOW_DIR}/labels.jsonl"
 CALIBRATION_DIR = f"{ARMFLOW_DIR}/calibration"
 STAGING_DIR = f"{ARMFLOW_DIR}/staging"
+LINEAGE_PATH = f"{ARMFLOW_DIR}/lineage.json"
 LOCK_PATH = f"{ARMFLOW_DIR}/commit.lock"
 
 

@@ -20,23 +20,25 @@ def write_pooled_stats(root: Path) -> None:
         raise DataError(f"{root}: no episodes, so no statistics; record and commit some first")
     columns = read_columns(dataset)
     stats = {name: column_stats(np.concatenate(parts)) for name, parts in columns.items()}
-    stats |= _image_stats(root, dataset.schema, {episode.index for episode in dataset.episodes})
+    by_episode = stored_image_stats(root, dataset.schema)
+    for name in dataset.schema.video_columns:
+        kept = [by_episode[e.index][name] for e in dataset.episodes if name in by_episode.get(e.index, {})]
+        if kept:
+            stats[name] = pooled_image_stats(kept)
     values = {name: {key: value.tolist() for key, value in feature.items()} for name, feature in stats.items()}
     write_atomic(root / STATS_PATH, json.dumps(values))
 
 
-def _image_stats(root: Path, schema: Schema, episodes: set[int]) -> dict[str, FeatureStats]:
-    per_episode: dict[str, list[FeatureStats]] = {name: [] for name in schema.video_columns}
+def stored_image_stats(root: Path, schema: Schema) -> dict[int, dict[str, FeatureStats]]:
+    """Image statistics that `meta/episodes` holds, by episode and video column."""
+    prefixes = {name: f"stats/{name}/" for name in schema.video_columns}
+    found: dict[int, dict[str, FeatureStats]] = {}
     for path in sorted((root / "meta/episodes").glob("*/*.parquet")):
         names = pq.read_schema(path).names
-        prefixes = tuple(f"stats/{name}/" for name in per_episode)
-        wanted = [name for name in names if name == "episode_index" or name.startswith(prefixes)]
+        wanted = [name for name in names if name == "episode_index" or name.startswith(tuple(prefixes.values()))]
         for row in pq.ParquetFile(path).read(wanted).to_pylist():
-            if row["episode_index"] not in episodes:
-                continue
-            for name, collected in per_episode.items():
-                prefix = f"stats/{name}/"
+            for name, prefix in prefixes.items():
                 stats = {k.removeprefix(prefix): np.array(v) for k, v in row.items() if k.startswith(prefix)}
                 if stats:
-                    collected.append(stats)
-    return {name: pooled_image_stats(collected) for name, collected in per_episode.items() if collected}
+                    found.setdefault(row["episode_index"], {})[name] = stats
+    return found

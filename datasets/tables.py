@@ -1,5 +1,6 @@
 """What stands in the files of a LeRobot v3 dataset for one episode: rows, episode table, tasks and `info.json`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,28 @@ def write_columns(columns: dict[str, NDArray[Any]], path: Path) -> None:
 
 
 def episode_row(
-    episode: SpoolEpisode, label: EpisodeLabel, index: int, first_row: int, places: dict[str, Place]
+    schema: Schema,
+    n: int,
+    task: str,
+    index: int,
+    first_row: int,
+    places: Mapping[str, Place],
+    first_frames: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """The episode's entry in `meta/episodes`: its extent and the files it is in."""
-    schema, n = episode.header.schema, len(episode)
-    row: dict[str, Any] = {"episode_index": index, "tasks": [label.task], "length": n}
+    """The entry of an episode of `n` frames in `meta/episodes`: its extent and the files it is in.
+
+    `first_frames`: where it starts in its video files, by column; None means at their beginning.
+    """
+    row: dict[str, Any] = {"episode_index": index, "tasks": [task], "length": n}
     row |= {"data/chunk_index": places["data"][0], "data/file_index": places["data"][1]}
     row |= {"dataset_from_index": first_row, "dataset_to_index": first_row + n}
     for name in schema.video_columns:
+        start = first_frames[name] if first_frames is not None else 0
         row |= {
             f"videos/{name}/chunk_index": places[name][0],
             f"videos/{name}/file_index": places[name][1],
-            f"videos/{name}/from_timestamp": 0.0,
-            f"videos/{name}/to_timestamp": n / schema.fps,
+            f"videos/{name}/from_timestamp": start / schema.fps,
+            f"videos/{name}/to_timestamp": (start + n) / schema.fps,
         }
     return row | {"meta/episodes/chunk_index": places["meta"][0], "meta/episodes/file_index": places["meta"][1]}
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from armflow.datasets.labels import (
     newest_labels,
     read_entries,
 )
-from armflow.datasets.relabel import relabel
+from armflow.datasets.relabel import relabel, relabel_all
 from armflow.robot.control import LoopStats
 from armflow.robot.errors import DataError
 
@@ -135,3 +136,26 @@ def test_terminated_follows_the_label(dataset: Path) -> None:
     loaded = load_episodes(open_dataset(dataset))
     assert [(e.terminated, e.success) for e in loaded] == [(True, True), (False, False), (True, True)]
     assert np.array_equal(loaded[0].reward, loaded[0].columns["next.reward"])
+
+
+def test_relabelling_changes_what_is_named_and_keeps_the_rest(dataset: Path) -> None:
+    changed = relabel_all(dataset, [1, 1], "success", {"notes": "seen on video"}, author="ada", reason="misjudged")
+    assert changed == {1: ("failure", "success")}
+    label = newest_labels(dataset)[1]
+    assert (label.outcome, label.terminated, label.failure_tag, label.notes) == ("success", True, "", "seen on video")
+    assert (label.seed, label.task) == (1, "stack the bowls")
+    assert [e.label.outcome for e in read_entries(dataset) if e.episode_index == 1] == ["failure", "success"]
+    stats = json.loads((dataset / "meta/stats.json").read_text())
+    assert stats["next.reward"]["mean"] == [pytest.approx(3 / 28)]
+
+
+def test_nothing_is_relabelled_if_one_episode_is_wrong(dataset: Path) -> None:
+    before = (dataset / "meta/armflow/labels.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"no episodes \[3\]; it has 0 to 2"):
+        relabel_all(dataset, [0, 3], "failure", {}, author="ada", reason="x")
+    (dataset / "meta/armflow/labels.jsonl").unlink()
+    with pytest.raises(DataError, match="episode 0 has no label yet; say with --terminated"):
+        relabel_all(dataset, [0], "failure", {}, author="ada", reason="x")
+    relabel_all(dataset, [0], "failure", {"terminated": False}, author="ada", reason="x")
+    assert newest_labels(dataset)[0].task == "stack the bowls"
+    assert before.startswith(b'{"episode_index": 0')
