@@ -69,7 +69,7 @@ class DatasetAppender:
         """Raises DataError if `root` holds something else than a v3 dataset, or another process appends to it."""
         self.root = root
         self._cfg = cfg or CommitCfg()
-        self._lock = _lock(root)
+        self._lock = lock_dataset(root)
         self._info = read_info(root)
         self._tasks = read_tasks(root)
         self._places = _newest_places(root, self._info) if self._info is not None else None
@@ -191,7 +191,8 @@ def _at(template: str, place: Place) -> str:
     return template.format(chunk_index=place[0], file_index=place[1])
 
 
-def _lock(root: Path) -> int:
+def lock_dataset(root: Path) -> int:
+    """Keep every other process from appending to the dataset until the descriptor returned is closed. Raises DataError."""
     path = root / LOCK_PATH
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT)

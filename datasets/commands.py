@@ -21,6 +21,7 @@ from .findings import COLOURS, findings_table, write_findings
 from .labels import Outcome
 from .merge import merge as merge_datasets
 from .relabel import relabel_all
+from .repair import repair as repair_dataset
 
 DatasetFolder = Annotated[Path, tyro.conf.arg(metavar="DATASET")]
 
@@ -150,6 +151,41 @@ def merge(
         console.print(f"  left out: {root} episode {index}, the same as {other} episode {original}")
 
 
+def repair(
+    dataset: DatasetFolder,
+    /,
+    out: Path | None = None,
+    drop: tuple[int, ...] = (),
+    spool: Path | None = None,
+    images: bool = True,
+    dry_run: bool = False,
+) -> None:
+    """Make a damaged dataset whole: leave out episodes that cannot be read, write index, label columns and statistics
+    anew. What it does is printed and kept in meta/armflow/lineage.json.
+
+    Args:
+        dataset: LeRobot dataset folder.
+        out: Dataset to make, the old one stays as it is. Without it the repaired one takes the old one's place, and the
+            old one is kept beside it as DATASET.before-repair-TIME.
+        drop: Episodes to leave out whatever their state, such as duplicates.
+        spool: Folder with *.h5 recordings, from which damaged episodes are committed again.
+        images: Decode every video to find damaged ones; without it videos are trusted.
+        dry_run: Only say what would be done.
+    """
+    with _bar("episodes checked") as advance:
+        report = repair_dataset(
+            dataset, out=out, drop=drop, spool=spool, images=images, dry_run=dry_run, advance=advance
+        )
+    console = Console()
+    console.print("would do:" if dry_run else f"{report.dataset}:" if report.plan or out else "nothing to repair")
+    for line in report.plan.lines():
+        console.print(f"  {line}", markup=False)
+    for recording in report.recommitted:
+        console.print(f"  committed again: recording {recording}")
+    if report.kept is not None:
+        console.print(f"as it was: {report.kept}")
+
+
 @contextmanager
 def _bar(what: str) -> Iterator[Advance]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -158,4 +194,12 @@ def _bar(what: str) -> Iterator[Advance]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-COMMANDS = {"view": view, "info": info, "commit": commit, "check": check, "relabel": relabel, "merge": merge}
+COMMANDS = {
+    "view": view,
+    "info": info,
+    "commit": commit,
+    "check": check,
+    "relabel": relabel,
+    "merge": merge,
+    "repair": repair,
+}

@@ -34,7 +34,10 @@ def stored_image_stats(root: Path, schema: Schema) -> dict[int, dict[str, Featur
     prefixes = {name: f"stats/{name}/" for name in schema.video_columns}
     found: dict[int, dict[str, FeatureStats]] = {}
     for path in sorted((root / "meta/episodes").glob("*/*.parquet")):
-        names = pq.read_schema(path).names
+        try:
+            names = pq.read_schema(path).names
+        except (OSError, ValueError):  # a damaged file; `survey` names its episodes
+            continue
         wanted = [name for name in names if name == "episode_index" or name.startswith(tuple(prefixes.values()))]
         for row in pq.ParquetFile(path).read(wanted).to_pylist():
             for name, prefix in prefixes.items():

@@ -58,7 +58,7 @@ def _changed(episode: EpisodeRef, outcome: Outcome, changes: Mapping[str, Any]) 
     success, old = outcome == "success", episode.label
     if old is None and not success and "terminated" not in changes:
         raise DataError(
-            f"episode {episode.index} has no label yet; say with --terminated or --no-terminated whether its task ended"
+            f"episode {episode.index} has no label yet; say with --terminated True or False whether its task ended"
         )
     old = old or EpisodeLabel(outcome, terminated=success, task=episode.task)
     implied = {"terminated": True, "failure_tag": ""} if success else {}
