@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -18,6 +18,8 @@ from .check import Advance, check_dataset
 from .commit import commit_spool
 from .episodes import dataset_hash, open_dataset
 from .findings import COLOURS, findings_table, write_findings
+from .import_data import FORMATS, FormatName, import_episodes
+from .import_source import SourceMap
 from .labels import Outcome
 from .merge import merge as merge_datasets
 from .relabel import relabel_all
@@ -186,6 +188,54 @@ def repair(
         console.print(f"as it was: {report.kept}")
 
 
+def import_(
+    sources: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="SOURCE...")],
+    /,
+    format: FormatName,
+    out: Path,
+    cameras: dict[str, str],
+    task: str = "",
+    fps: int | None = None,
+    arm: str = "fr3",
+    outcome: Outcome | None = None,
+    gripper: tuple[float, float] | None = None,
+    action_gripper: tuple[float, float] | None = None,
+    actions: Literal["recorded", "next-state"] = "recorded",
+    blue_first: bool = False,
+) -> None:
+    """Append episodes of ALOHA, robomimic or DROID files to a dataset, of one 7-joint arm only. Columns that the source
+    does not have (depth, efforts, capture times) are absent. What is already there is not added again.
+
+    Args:
+        sources: Files, or folders that hold them (of DROID: folders of episodes).
+        format: How the files are laid out.
+        out: LeRobot dataset to make, or to go on with.
+        cameras: Name here and name in the source, camera by camera: head cam_high front cam_low.
+        task: The instruction, if the source has none.
+        fps: Frames per second; without it 50 for aloha, 20 for robomimic, 15 for droid.
+        arm: Whose joints these are, in this order.
+        outcome: How all these episodes ended; without it, as the source says.
+        gripper: Values of the source's gripper state when closed and when open; without it 0 1 for aloha, 0 0.04 for
+            robomimic, 1 0 for droid.
+        action_gripper: The same of its actions; without it 0 1, 1 -1, 1 0.
+        actions: Whether actions are absolute joint targets as recorded, or where the joints were one frame later.
+        blue_first: Images are stored blue first, as OpenCV has them.
+    """
+    if arm not in ARMS:
+        raise ConfigError(f"there is no arm '{arm}'; arms: {', '.join(ARMS)}")
+    usual = FORMATS[format]
+    cfg = SourceMap(
+        ARMS[arm], fps or usual.fps, cameras, task, outcome, gripper or usual.gripper,
+        action_gripper or usual.action_gripper, actions, blue_first,
+    )  # fmt: skip
+    with _bar("episodes imported") as advance:
+        report = import_episodes(format, sources, out, cfg, advance)
+    console = Console()
+    console.print(f"{report.imported} imported, {len(report.rejected)} rejected")
+    for reason in report.rejected:
+        console.print(f"  {reason}", markup=False)
+
+
 @contextmanager
 def _bar(what: str) -> Iterator[Advance]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -202,4 +252,5 @@ COMMANDS = {
     "relabel": relabel,
     "merge": merge,
     "repair": repair,
+    "import": import_,
 }

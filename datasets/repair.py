@@ -115,7 +115,9 @@ def repair(
         with filled_folder(root) as staged:
             again = _make(staged, part, plan, spool)
             sync_tree(staged)
-            kept = root.absolute().with_name(f"{root.absolute().name}.before-repair-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+            kept = root.absolute().with_name(
+                f"{root.absolute().name}.before-repair-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+            )
             take_the_place_of(root.absolute(), staged, kept)
         return RepairReport(plan, root, again, kept)
 
