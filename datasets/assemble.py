@@ -62,8 +62,10 @@ def assemble(root: Path, parts: Sequence[Part], made_by: str, advance: Advance =
     writer, total, done = _Writer(root, parts[0].dataset), sum(len(part.episodes) for part in parts), 0
     for part in parts:
         stored, entries = stored_image_stats(part.dataset.root, part.dataset.schema), _histories(part.dataset.root)
-        for ref in part.episodes:
-            writer.add(part.dataset, ref, stored.get(ref.index, {}), entries.get(ref.index, ()))
+        names = [name for name, column in part.dataset.schema.columns.items() if not column.video]
+        for arrays in load_episodes(part.dataset, part.episodes, names):
+            index = arrays.ref.index
+            writer.add(part.dataset, arrays, stored.get(index, {}), entries.get(index, ()))
             advance(done := done + 1, total)
         for path in sorted((part.dataset.root / CALIBRATION_DIR).glob("*.json")):  # named by content
             _copy(path, root / CALIBRATION_DIR / path.name)
@@ -123,10 +125,9 @@ class _Writer:
         self._copied: dict[Path, Place] = {}  # source video file to its place here
 
     def add(
-        self, dataset: Dataset, ref: EpisodeRef, stored: Mapping[str, FeatureStats], history: Sequence[LabelEntry]
+        self, dataset: Dataset, arrays: EpisodeArrays, stored: Mapping[str, FeatureStats], history: Sequence[LabelEntry]
     ) -> None:
-        names = [name for name, column in self._schema.columns.items() if not column.video]
-        arrays = load_episodes(dataset, [ref], names)[0]
+        ref = arrays.ref
         if ref.task not in self._tasks:
             self._tasks.append(ref.task)
         columns = self._columns(arrays)

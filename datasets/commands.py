@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..robot.errors import ConfigError
+from ..robot.errors import ConfigError, DataError
 from ..robot.rig import ARMS
 from .check import Advance, check_dataset
 from .commit import commit_spool
 from .episodes import dataset_hash, open_dataset
+from .export_hdf5 import export_hdf5
+from .export_lerobot21 import export_lerobot21
 from .findings import COLOURS, findings_table, write_findings
 from .import_data import FORMATS, FormatName, import_episodes
 from .import_source import SourceMap
@@ -236,6 +238,32 @@ def import_(
         console.print(f"  {reason}", markup=False)
 
 
+def export(
+    dataset: DatasetFolder,
+    /,
+    format: Literal["hdf5", "lerobot-v2.1"],
+    out: Path,
+    outcomes: tuple[Outcome, ...] = (),
+) -> None:
+    """Write episodes as HDF5 files, one each, laid out as ALOHA's, or as a LeRobot v2.1 dataset, which openpi reads.
+
+    Args:
+        dataset: LeRobot dataset folder.
+        format: HDF5 files hold every column, colour and depth; v2.1 has no depth.
+        out: Folder to make. It appears when it is complete.
+        outcomes: Which episodes, by their labels; without it, all that are not discarded.
+    """
+    found = open_dataset(dataset)
+    episodes = [e for e in found.episodes if (e.label and e.label.outcome in outcomes if outcomes else e.kept)]
+    if not episodes:
+        raise DataError(
+            f"{dataset}: no episodes with outcome {', '.join(outcomes) or 'other than discarded'} to export"
+        )
+    with _bar("episodes exported") as advance:
+        (export_hdf5 if format == "hdf5" else export_lerobot21)(found, episodes, out, advance)
+    Console().print(f"{len(episodes)} of {len(found.episodes)} episodes in {out}")
+
+
 @contextmanager
 def _bar(what: str) -> Iterator[Advance]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -253,4 +281,5 @@ COMMANDS = {
     "merge": merge,
     "repair": repair,
     "import": import_,
+    "export": export,
 }

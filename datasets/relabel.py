@@ -48,10 +48,10 @@ def relabel_all(
     return {index: (_outcome(found[index].label), label.outcome) for index, label in labels.items()}
 
 
-def rewrite_label_columns(episode: EpisodeRef) -> None:
+def rewrite_label_columns(root: Path, episode: EpisodeRef) -> None:
     """Write the columns that follow from an episode's label anew: a kill may have come between journal and columns."""
     assert episode.label is not None
-    _rewrite_columns(episode.data.parents[2], episode, episode.label)
+    _rewrite_columns(root, episode, episode.label)
 
 
 def _changed(episode: EpisodeRef, outcome: Outcome, changes: Mapping[str, Any]) -> EpisodeLabel:

@@ -103,7 +103,7 @@ def repair(
             return RepairReport(plan, root)
         if out is None and not plan.new_dataset:
             for episode in (e for e in dataset.episodes if e.index in plan.labels):
-                rewrite_label_columns(episode)
+                rewrite_label_columns(root, episode)
             write_pooled_stats(root)
             return RepairReport(plan, root)
 
