@@ -78,6 +78,12 @@ def assemble(root: Path, parts: Sequence[Part], made_by: str, advance: Advance =
 def check_parts(parts: Sequence[Part]) -> None:
     """Raise SchemaMismatch, listing every difference, if datasets cannot become one."""
     first = parts[0].dataset
+    if other := [
+        n for n, c in first.schema.columns.items() if not c.dtype.startswith(("float", "int", "bool", "video"))
+    ]:
+        raise SchemaMismatch(
+            f"{first.root}: columns {', '.join(other)} are neither numbers nor videos; they cannot be copied"
+        )
     for part in parts[1:]:
         try:
             check_compatible(part.dataset.schema, first.schema)

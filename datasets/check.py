@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..robot.errors import CorruptEpisode, DataError
 from ..robot.rig import ARMS
@@ -29,7 +30,7 @@ from .episodes import Dataset, EpisodeArrays, EpisodeRef, load_episodes, survey
 from .findings import Finding, ordered
 from .labels import episode_ids
 from .layout import CALIBRATION_DIR, LABELS_PATH, STATS_PATH, read_info
-from .schema import DEPTH_SUFFIX, IMAGES, INDEX_COLUMNS, LABEL_COLUMNS
+from .schema import DEPTH_SUFFIX, IMAGES, INDEX_COLUMNS, LABEL_COLUMNS, Column
 
 Advance = Callable[[int, int], None]
 """Called with episodes done and episodes in all."""
@@ -44,6 +45,8 @@ def check_dataset(
     labels is damaged.
     """
     dataset, missing = survey(root)
+    if lacking := {"observation.state", "action"} - set(dataset.schema.columns):
+        raise DataError(f"{root}: no column {', '.join(sorted(lacking))}; only data of a robot arm can be checked")
     found = [_missing(index) for index in missing]
     arm = arm or ARMS.get(dataset.schema.robot)
     if arm is None:
@@ -57,7 +60,12 @@ def check_dataset(
     for arrays in loaded:
         found += _check_rows(dataset, arrays, arm)
     found += _check_totals(root, loaded, complete=not (missing or unreadable))
-    found += check_tracking(loaded, dataset.schema.action_names, dataset.schema.fps)
+    state, action = dataset.schema.columns["observation.state"], dataset.schema.columns["action"]
+    if state.names == action.names and state.shape == action.shape:
+        found += check_tracking(loaded, action.names or _numbered(action), dataset.schema.fps)
+    else:
+        found.append(Finding("note", "delay", None, "states and actions have different entries", "the same entries",
+                             "delay and offset between them were not checked"))  # fmt: skip
     found += check_duplicates(root, loaded)
     if not (missing or unreadable):
         found += check_statistics(root, loaded)
@@ -67,8 +75,9 @@ def check_dataset(
 
 
 def load_readable(dataset: Dataset) -> tuple[list[EpisodeArrays], list[Finding]]:
-    """Rows of every episode that has all of them, and findings about the others."""
-    names = [name for name, column in dataset.schema.columns.items() if not column.video]
+    """Numbers of every episode that has all of its rows, and findings about the other episodes."""
+    numbers = ("float", "int", "bool")
+    names = [name for name, column in dataset.schema.columns.items() if column.dtype.startswith(numbers)]
     try:
         return load_episodes(dataset, columns=names), []
     except DataError:
@@ -81,6 +90,10 @@ def load_readable(dataset: Dataset) -> tuple[list[EpisodeArrays], list[Finding]]
             found.append(Finding("error", "rows", ref.index, str(error), f"{ref.length} rows with every column",
                                  "`armflow data repair` leaves the episode out", "drop"))  # fmt: skip
     return loaded, found
+
+
+def _numbered(column: Column) -> tuple[str, ...]:
+    return tuple(f"entry {j}" for j in range(column.shape[0]))
 
 
 def check_duplicates(root: Path, episodes: Sequence[EpisodeArrays]) -> Iterator[Finding]:
@@ -124,8 +137,8 @@ def check_statistics(root: Path, episodes: Sequence[EpisodeArrays]) -> Iterator[
         yield _statistics(f"statistics of {', '.join(wrong)} are not those of the frames")
 
 
-def _equal(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    if set(stored) != set(expected):
+def _equal(stored: Mapping[str, Any], expected: Mapping[str, NDArray[Any]]) -> bool:
+    if set(stored) != set(expected) or any(np.shape(stored[key]) != value.shape for key, value in expected.items()):
         return False
     return all(np.allclose(stored[key], expected[key], rtol=1e-5, atol=1e-7, equal_nan=True) for key in expected)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ MOVED_RAD = 0.05  # by a joint meanwhile: then a picture of the arm has to chang
 DEPTH_RANGE_MM = (100.0, 4000.0)  # of the median
 DEPTH_SAMPLES = 8  # frames per episode
 MAX_NO_RETURN = 0.9  # share of pixels
+UNIT_FACTORS, UNIT_TOLERANCE = (10, 1000), 0.15  # between two cameras, that wrong units would make
 SCALE_FACTOR = 6.0  # between medians; wrong units make it 10 or 1000
 
 
@@ -57,6 +59,13 @@ def check_depth_scale(
     """Compare median depths by (episode, camera): with a sane range, the other episodes, and `expected_mm`, the distance
     from the calibrated camera to the table."""
     usual = {camera: float(np.median(_of(facts, camera))) for camera in {camera for _, camera in facts}}
+    for one, other in combinations(usual, 2):
+        factor = max(usual[one], usual[other]) / min(usual[one], usual[other])
+        if unit := next((unit for unit in UNIT_FACTORS if abs(factor / unit - 1) < UNIT_TOLERANCE), None):
+            yield Finding(
+                "warning", "depth scale", None, f"{one}: median depth {usual[one]:.0f} mm, {other}: {usual[other]:.0f} mm",
+                f"not a factor of about {unit}", "one of the two may be in another unit; compare with a tape measure",
+            )  # fmt: skip
     for (episode, camera), depth in facts.items():
         low, high = DEPTH_RANGE_MM
         if _apart(depth, usual[camera]):

@@ -45,7 +45,9 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     kinds: dict[tuple[str, ...], list[Finding]] = {}
     for finding in ordered(findings):
         kinds.setdefault((finding.severity, finding.check, finding.expected, finding.advice), []).append(finding)
-    table = Table("severity", "check", "episode", "found", "expected", "what to do")
+    table = Table("severity", "check", "episode")
+    for heading in ("found", "expected", "what to do"):
+        table.add_column(heading, overflow="fold")  # paths are not cut off
     for alike in kinds.values():
         first, colour = alike[0], COLOURS[alike[0].severity]
         texts = (first.check, _episodes(alike), first.found, first.expected, first.advice)

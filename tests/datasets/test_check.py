@@ -15,15 +15,18 @@ import pytest
 from armflow import cli
 from armflow.datasets.appender import CommitCfg
 from armflow.datasets.check import check_dataset
+from armflow.datasets.check_images import check_depth_scale
 from armflow.datasets.commit import commit_spool
 from armflow.datasets.findings import Finding
 from armflow.datasets.labels import EpisodeLabel
+from armflow.datasets.repair import repair
 from armflow.datasets.schema import Schema
 from armflow.datasets.spool import SpoolCfg, SpoolWriter
 from armflow.datasets.synthetic import SyntheticCfg, synthetic_arm, synthetic_steps
 from armflow.datasets.video import encode
 from armflow.robot.control import Step
 from armflow.robot.types import ArmCommand, ArmState, SafetyFlag
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from numpy.typing import NDArray
 
 SUCCESS = EpisodeLabel("success", terminated=True)
@@ -244,7 +247,9 @@ def test_permuted_joints_are_found(copy: Path) -> None:
     names = info["features"]["action"]["names"]
     names[0], names[1] = names[1], names[0]
     (copy / "meta/info.json").write_text(json.dumps(info))
-    assert only(check(copy), "joint order", None).found.startswith("action: joint2.pos, joint1.pos")
+    error, note = check(copy)
+    assert error.check == "joint order" and error.found.startswith("action: joint2.pos, joint1.pos")
+    assert (note.severity, note.check) == ("note", "delay")  # what belongs to what is not known
 
 
 @pytest.mark.parametrize(
@@ -358,3 +363,27 @@ def test_the_command_lists_findings_writes_them_and_fails_on_errors(
         ("error", "statistics", None),
         ("note", "arm", None),
     ]
+
+
+def test_two_cameras_a_factor_of_ten_apart_are_looked_at() -> None:
+    depths = {(episode, camera): depth for episode in range(2) for camera, depth in (("head", 900.0), ("wrist", 92.0))}
+    warning = next(f for f in check_depth_scale(depths, {}) if f.episode is None)
+    assert warning.found == "head: median depth 900 mm, wrist: 92 mm" and warning.severity == "warning"
+    assert not list(check_depth_scale({(0, "head"): 900.0, (0, "wrist"): 200.0}, {}))
+
+
+def test_a_dataset_that_lerobot_recorded_can_be_checked(tmp_path: Path) -> None:
+    features: dict[str, Any] = {
+        name: {"dtype": "float32", "shape": (2,), "names": None} for name in ("observation.state", "action")
+    }
+    stock: Any = LeRobotDataset.create("local/stock", 10, features, tmp_path / "stock", "pusher", use_videos=False)
+    for i in range(30):
+        place = np.full(2, np.sin(i / 5), np.float32)
+        stock.add_frame({"observation.state": place, "action": place, "task": "push"})
+    stock.save_episode()
+    stock.finalize()
+    found = {f.check: f for f in check_dataset(tmp_path / "stock")}
+    assert set(found) == {"arm", "label", "actions are states", "statistics"}
+    repair(tmp_path / "stock")  # LeRobot's quantiles are those of a histogram
+    assert "statistics" not in {f.check for f in check_dataset(tmp_path / "stock")}
+    assert found["label"].found == "no episode has a label"
