@@ -58,7 +58,7 @@ def check_depth_scale(
 ) -> Iterator[Finding]:
     """Compare median depths by (episode, camera): with a sane range, the other episodes, and `expected_mm`, the distance
     from the calibrated camera to the table."""
-    usual = {camera: float(np.median(_of(facts, camera))) for camera in {camera for _, camera in facts}}
+    usual = {camera: float(np.median(_of(facts, camera))) for camera in sorted({camera for _, camera in facts})}
     for one, other in combinations(usual, 2):
         factor = max(usual[one], usual[other]) / min(usual[one], usual[other])
         if unit := next((unit for unit in UNIT_FACTORS if abs(factor / unit - 1) < UNIT_TOLERANCE), None):
