@@ -17,7 +17,7 @@ GROUPS = {
     "doctor": ("robot.doctor_commands", "probe devices and computer, and say what to do about each finding"),
     "twin": ("robot.twin.commands", "look at the simulated cell"),
     "collect": ("evaluation.collect_commands", "record demonstrations and rollouts as LeRobot datasets"),
-    "data": ("datasets.commands", "look at and commit recorded data"),
+    "data": ("datasets.commands", "look at, check, repair, merge, import and export recorded data"),
     "pretrain": ("evaluation.pretrain_commands", "train pi05-mini from scratch on scripted multi-task data"),
     "train": ("training.commands", "fine-tune: sft, rlt, critic, qvgm"),
     "eval": ("evaluation.commands", "blinded, paired comparisons of policies"),
