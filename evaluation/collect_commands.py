@@ -3,31 +3,35 @@
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+
+from rich.console import Console
 
 from ..robot.clock import MonotonicClock
 from ..robot.errors import ConfigError, DataError
-from ..robot.rig import DEFAULT_RIG, Rig, load_rig
+from ..robot.rig import ARMS, DEFAULT_RIG, Rig, load_rig
 from ..robot.seeds import SLOT, seeds
+from ..robot.toml_cfg import load
 from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect, recorded_labels
 from ..teleop.device import HandDevice
 from ..teleop.expert import unsteady
 from ..teleop.gamepad import GamepadDevice
 from ..teleop.keyboard import KeyboardDevice
+from ..teleop.leader import LeaderCfg, LeaderDevice
 from ..teleop.physical import demonstrate_on
 from ..teleop.session import teleoperate
 from ..teleop.spacemouse import SpaceMouseDevice
 from ..teleop.terminal import TerminalDevice
 
 TaskName = Literal["pick_peach", "stack_bowls"]
-HandName = Literal["keyboard", "spacemouse", "gamepad", "terminal"]
+HandName = Literal["keyboard", "spacemouse", "gamepad", "terminal", "leader"]
 DeviceName = Literal[HandName, "scripted"]
 HAND_DEVICES: dict[str, Callable[[float], HandDevice]] = {  # made for a control rate, Hz
     "keyboard": KeyboardDevice,
     "spacemouse": SpaceMouseDevice,
     "gamepad": GamepadDevice,
     "terminal": TerminalDevice,
-}
+}  # a leader is made of a file and of one of these
 TREMOR_M = 0.033  # of the scripted operator's hand
 MAX_ATTEMPTS = 20  # per demonstration asked for; who needs more should not be imitated
 
@@ -37,6 +41,7 @@ def demos(
     tasks: tuple[TaskName, ...] = ("pick_peach", "stack_bowls"),
     episodes: int = 30,
     device: DeviceName = "scripted",
+    leader: Path | None = None,
     tremor: float = TREMOR_M,
     repetition: int = 0,
     image_size: tuple[int, int] = (128, 96),
@@ -55,7 +60,9 @@ def demos(
         tasks: What to demonstrate.
         episodes: Successful demonstrations per task.
         device: Who demonstrates, or with what: keyboard (needs an X display), spacemouse (by USB; extra `spacemouse`),
-            gamepad (extra `gamepad`), terminal (keys in this terminal, as over SSH) or the scripted operator.
+            gamepad (extra `gamepad`), terminal (keys in this terminal, as over SSH), leader (an arm to lead with; extra
+            `leader`) or the scripted operator.
+        leader: TOML file that describes the leader arm (armflow/teleop/README.md).
         tremor: Standard deviation, m, of the scripted operator's unsteady hand; 0 for a path as clean as can be.
         repetition: Which of the ten independent sets of seeds.
         image_size: Width and height of the recorded images, px.
@@ -67,17 +74,18 @@ def demos(
     """
     cell = load_rig(rig)
     if cell.is_hardware and not twin:
-        if device not in HAND_DEVICES or not instruction:
+        if device == "scripted" or not instruction:
             raise ConfigError(
                 f"rig {cell.name} is hardware: say what is demonstrated (--instruction) and with what "
-                f"(--device {', '.join(HAND_DEVICES)}), or add --twin for a dry run"
+                f"(--device {', '.join(get_args(HandName))}), or add --twin for a dry run"
             )
-        demonstrate_on(cell, instruction, episodes, out, device=HAND_DEVICES[device](cell.control_hz), rerun=rerun)
+        in_hand = hand_device(device, cell, leader)
+        demonstrate_on(cell, instruction, episodes, out, device=in_hand, rerun=rerun)
         return
     cell = cell.with_image_size(*image_size)
-    if device in HAND_DEVICES:
+    if device != "scripted":
         jobs = [Job(t, s) for t in tasks for s in seeds("demos", t, episodes, repetition)]
-        in_hand = HAND_DEVICES[device](cell.control_hz)
+        in_hand = hand_device(device, cell, leader)
         teleoperate(cell, jobs, out, device=in_hand, clock=MonotonicClock(), rerun=rerun)
         return
     demonstrate(cell, tasks, episodes, Scripted(unsteady(tremor)), out, repetition=repetition, workers=workers)
@@ -94,6 +102,7 @@ def rollouts(
     workers: int = 2,
     rig: Path = DEFAULT_RIG,
     takeover: HandName | None = None,
+    leader: Path | None = None,
     rerun: bool = False,
 ) -> None:
     """Record labelled rollouts of a policy in the twin: autonomous, or one by one with a person who can take over.
@@ -111,6 +120,7 @@ def rollouts(
         rig: Rig file.
         takeover: Device to take the arm over with, in real time: while its dead-man is held, the person moves the arm, then
             the policy goes on. What it is held with and how an episode is ended by hand is printed.
+        leader: TOML file that describes the leader arm of `--takeover leader`.
         rerun: Show the episode live in Rerun (with --takeover).
     """
     # Imported here: demonstrations are recorded on computers that need no torch models.
@@ -121,10 +131,23 @@ def rollouts(
     factory = AgentFactory(Exploring(policy, exploration) if exploration else Plain(policy))
     cell = load_rig(rig).with_image_size(*image_size)
     if takeover is not None:
-        in_hand = HAND_DEVICES[takeover](cell.control_hz)
+        in_hand = hand_device(takeover, cell, leader)
         teleoperate(cell, jobs, out, device=in_hand, clock=MonotonicClock(), rerun=rerun, policy=factory)
         return
     collect(cell, jobs, factory, out, CollectCfg(workers))
+
+
+def hand_device(name: HandName, rig: Rig, leader: Path | None) -> HandDevice:
+    """Not opened yet. Raises ConfigError if the leader's file is missing or wrong."""
+    if name != "leader":
+        return HAND_DEVICES[name](rig.control_hz)
+    if leader is None:
+        raise ConfigError("a leader arm needs --leader FILE, which says how its motors map to the arm's joints")
+    cfg = load(LeaderCfg, leader, "leader file")
+    if cfg.clutch not in HAND_DEVICES:
+        raise ConfigError(f"{leader}: there is no clutch '{cfg.clutch}'; devices: {', '.join(HAND_DEVICES)}")
+    clutch = HAND_DEVICES[cfg.clutch](rig.control_hz)
+    return LeaderDevice(cfg, clutch, ARMS[rig.arm.model].joint_names, say=Console().print)
 
 
 def demonstrate(

@@ -8,10 +8,10 @@ import pytest
 from armflow.datasets.episodes import load_episodes, open_dataset
 from armflow.datasets.labels import newest_labels
 from armflow.evaluation import collect_commands
-from armflow.evaluation.collect_commands import demonstrate, rollouts
+from armflow.evaluation.collect_commands import HandName, demonstrate, hand_device, rollouts
 from armflow.robot.clock import SimClock
 from armflow.robot.control import CommandSource
-from armflow.robot.errors import DataError
+from armflow.robot.errors import ConfigError, DataError
 from armflow.robot.rig import Rig, load_rig
 from armflow.robot.seeds import seeds
 from armflow.robot.twin.cell import Episode
@@ -104,6 +104,33 @@ def test_a_person_takes_over_from_the_shipped_policy(tmp_path: Path, monkeypatch
     assert abs(q[12:24] - q[11:23]).max() < 0.06, "no jump, neither way"
 
 
-def test_every_device_on_offer_is_one_of_its_own_name() -> None:
-    made = {name: collect_commands.HAND_DEVICES[name](10.0).name for name in collect_commands.HAND_DEVICES}
-    assert made == {name: name for name in get_args(collect_commands.DeviceName) if name != "scripted"}
+def test_every_device_on_offer_is_one_of_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "leader.toml").write_text(LEADER)
+    made = {name: hand_device(name, load_rig(), tmp_path / "leader.toml").name for name in get_args(HandName)}
+    assert made == {name: name for name in get_args(HandName)}
+    assert {*made, "scripted"} == set(get_args(collect_commands.DeviceName))
+
+
+LEADER = """
+type = "openarm_mini"
+port = "/dev/ttyACM0"
+id = "desk"
+joints = ["a", "b", "c", "d", "e", "f", "g"]
+signs = [1, 1, 1, 1, 1, 1, -1]
+offsets_rad = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+clutch = "terminal"
+"""
+
+
+def test_a_leader_is_held_by_the_clutch_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "leader.toml"
+    path.write_text(LEADER)
+    assert "hold shift and a letter" in hand_device("leader", load_rig(), path).usage
+    path.write_text(LEADER.replace("terminal", "voice"))
+    with pytest.raises(ConfigError, match=r"leader.toml: there is no clutch 'voice'; devices: keyboard, .*terminal"):
+        hand_device("leader", load_rig(), path)
+    path.write_text(LEADER.replace('"a", ', "").replace("[1, 1, ", "[1, ").replace("[0.0, ", "["))
+    with pytest.raises(ConfigError, match="openarm_mini is given with 6 joints, the arm has 7"):
+        hand_device("leader", load_rig(), path)
+    with pytest.raises(ConfigError, match="needs --leader FILE"):
+        hand_device("leader", load_rig(), None)
