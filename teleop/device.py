@@ -43,7 +43,7 @@ class TeleopInput:
     """One reading of a device."""
 
     engaged: bool  # the dead-man is held; without it the arm stays
-    target: ToolDelta | ToolPose | JointTarget | None
+    target: ToolDelta | ToolPose | JointTarget | None  # None: the arm stays
     gripper: float  # wanted opening, 0 closed .. 1 open
     event: TeleopEvent | None = None
 

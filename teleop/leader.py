@@ -3,8 +3,9 @@
 Any leader of LeRobot that tells `MOTOR.pos` for every joint of the arm, its calibration made with `lerobot-calibrate`, and
 described by a TOML file of `LeaderCfg`. Joint i of the arm goes to `signs[i] * reading(joints[i]) + offsets_rad[i]`.
 
-The dead-man is another device, the clutch: its dead-man, and its way to end an episode. Holding it does nothing until
-every joint of the leader is within `MATCH_RAD` of the arm's; then what is left of the difference fades out in `RAMP_S`.
+The dead-man is another device, the clutch: its dead-man, and its way to end an episode. While it is held the arm stays (and a
+policy waits) until every joint of the leader is within `MATCH_RAD` of the arm's; from then on the arm follows, and what is
+left of the difference fades out in `RAMP_S`.
 """
 
 import math
@@ -25,9 +26,9 @@ from .device import HandDevice, JointTarget, TeleopInput
 from .lerobot_leader import close_leader, open_leader
 from .reader import RECONNECT, reader
 
-MATCH_RAD = 0.15  # on every joint, to engage
-RAMP_S = 1.5  # in which the difference at engaging fades out: at most 0.1 rad/s beside the person's own motion
-STALE_S = 0.1  # without a reading the dead-man counts as let go; a leader is read 50 times a second and more
+MATCH_RAD = 0.15  # on every joint, for the arm to follow
+RAMP_S = 1.5  # in which the difference at the beginning fades out: at most 0.1 rad/s beside the person's own motion
+STALE_S = 0.1  # without a reading the arm stays; a leader is read 50 times a second and more
 LOST_S = 2.0  # without a reading it is a fault
 GRIPPER_MATCH = 0.1  # of the opening: the leader's gripper has to come so near before the arm's follows it
 
@@ -119,8 +120,8 @@ class LeaderDevice:
         self._open = open_arm or (lambda cfg: open_leader(cfg.type, cfg.port, cfg.id, cfg.calibration_dir, _used(cfg)))
         self._lock = threading.Lock()
         self._pose: Pose | None = None  # the newest
-        self._engaged_s: float | None = None
-        self._gap = np.zeros(len(joint_names))  # rad, of the arm to the leader at engaging
+        self._since_s: float | None = None  # the arm has been following
+        self._gap = np.zeros(len(joint_names))  # rad, of the arm to the leader when it began to
         self._gripper, self._gripper_follows = 1.0, False
         self._said = ""
 
@@ -156,25 +157,25 @@ class LeaderDevice:
         with self._lock:
             pose = self._pose
         now = self._now()
-        if pose is None or not held.engaged or not self._may_engage(pose, state, now):
-            self._engaged_s, self._gripper_follows = None, False
-            return TeleopInput(False, None, self._gripper, held.event)
-        if self._engaged_s is None:
-            self._engaged_s, self._gap = now, state.q - pose.q
+        if pose is None or not held.engaged or not self._may_follow(pose, state, now):
+            self._since_s, self._gripper_follows = None, False
+            return TeleopInput(held.engaged, None, self._gripper, held.event)
+        if self._since_s is None:
+            self._since_s, self._gap = now, state.q - pose.q
         self._gripper_follows |= abs(pose.gripper - self._gripper) < GRIPPER_MATCH
         if self._gripper_follows:
             self._gripper = pose.gripper
-        left = max(0.0, 1.0 - (now - self._engaged_s) / RAMP_S)
+        left = max(0.0, 1.0 - (now - self._since_s) / RAMP_S)
         return TeleopInput(True, JointTarget(pose.q + left * self._gap), self._gripper, held.event)
 
-    def _may_engage(self, pose: Pose, state: ArmState, now: float) -> bool:
+    def _may_follow(self, pose: Pose, state: ArmState, now: float) -> bool:
         """Whether the arm may follow; says why not, once per reason or set of joints."""
         if now - pose.at_s > STALE_S:
             self._tell("the leader is not heard", about="silence")
             return False
         gaps = zip(self._joint_names, self._cfg.joints, state.q - pose.q, strict=True)
         far = {f"{joint} ({motor})": gap for joint, motor, gap in gaps if not abs(gap) <= MATCH_RAD}
-        if self._engaged_s is not None or not far:
+        if self._since_s is not None or not far:
             self._said = ""
             return True
         by_joint = ", ".join(f"{name} by {gap:+.2f} rad" for name, gap in far.items())

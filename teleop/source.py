@@ -32,7 +32,7 @@ class TeleopSource:
         self._q: Floats | None = None
         self._X_BE = np.eye(4)
         self._gripper = 1.0
-        self._engaged = False
+        self._moving = False
         self.event: TeleopEvent | None = None
 
     def wants_frames(self) -> bool:
@@ -56,15 +56,16 @@ class TeleopSource:
         if wish.event is not None:
             self.event = wish.event
             return None
+        target = wish.target if wish.engaged else None
         if wish.engaged:
             self._gripper = wish.gripper
-        elif self._engaged and np.abs(self._q - obs.arm.q).max() > MAX_LEAD_RAD:
+        if self._moving and target is None and np.abs(self._q - obs.arm.q).max() > MAX_LEAD_RAD:
             # The arm is behind because the safety filter slowed it down. It has to stop here, not to catch up.
             self._take_up(obs.arm.q)
-        self._engaged = wish.engaged
-        if wish.engaged and wish.target is not None:
+        self._moving = target is not None
+        if target is not None:
             # Where the joints can really go, so that a wish out of reach does not wind up.
-            self._take_up(self._nearer(self._q, wish.target))
+            self._take_up(self._nearer(self._q, target))
         return Decision(ArmCommand(self._q, self._gripper), self._mode)
 
     def _take_up(self, q: Floats) -> None:

@@ -224,8 +224,12 @@ def slowed(kinematics: Kinematics, clock: SimClock, inputs: Sequence[TeleopInput
     return np.stack([*(s.requested.q for s in sink.steps), arm.q])
 
 
-def test_let_go_while_the_arm_is_behind_it_stops_where_it_is(kinematics: Kinematics, clock: SimClock) -> None:
-    q = slowed(kinematics, clock, [*[move(0.05)] * 8, *[release()] * 10], speed_scale=0.1)
+@pytest.mark.parametrize("engaged", [False, True])
+def test_let_go_or_without_a_target_while_the_arm_is_behind_it_stops_where_it_is(
+    kinematics: Kinematics, clock: SimClock, engaged: bool
+) -> None:
+    ended_with = TeleopInput(engaged, target=None, gripper=1.0)
+    q = slowed(kinematics, clock, [*[move(0.05)] * 8, *[ended_with] * 10], speed_scale=0.1)
     moving, released, ended = q[7], q[8], q[-1]
     assert np.abs(moving - released).max() > MAX_LEAD_RAD, "the arm was behind"
     np.testing.assert_array_equal(q[8:-1], np.tile(released, (10, 1)))

@@ -57,8 +57,8 @@ class Planner:
 
 @dataclass
 class Hand:
-    """HandDevice that follows a script: per reading a letter, `.` not engaged, `h` held still, `u` up, `E` an event,
-    `!` unplugged; then `.` for ever. Its gripper is open until it is told otherwise, and opened by `o`."""
+    """HandDevice that follows a script: per reading a letter, `.` not engaged, `h` held still, `n` held with no target,
+    `u` up, `E` an event, `!` unplugged; then `.` for ever. Its gripper is open until it is told otherwise, and opened by `o`."""
 
     script: str
     event: TeleopEvent = TeleopEvent.SUCCESS
@@ -83,7 +83,8 @@ class Hand:
         if letter == "o":
             self.gripper = 1.0
         up = ToolDelta(np.array([0, 0, 0.02 if letter == "u" else 0.0]), np.zeros(3))
-        return TeleopInput(letter in "huo", up, self.gripper, self.event if letter == "E" else None)
+        target = None if letter == "n" else up
+        return TeleopInput(letter in "huon", target, self.gripper, self.event if letter == "E" else None)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,13 @@ def test_without_a_person_nothing_is_changed(play: Play, arm: FakeArm, clock: Si
         wanted = alone.next(observe(arm, {}, clock, 1.0)).command
         np.testing.assert_array_equal(q, wanted.q)
         arm.command(wanted)
+
+
+def test_the_policy_waits_while_the_person_only_gets_ready(play: Play) -> None:
+    """As with a leader arm that is not where the arm is yet."""
+    decisions = play("..nnnu")
+    assert modes(decisions) == [POLICY] * 2 + [PERSON] * 4
+    np.testing.assert_array_equal(joints(decisions)[2:5], joints(decisions)[[1, 1, 1]])
 
 
 def test_who_only_lets_go_for_a_moment_keeps_the_arm(play: Play) -> None:

@@ -87,23 +87,27 @@ def joints(wish: TeleopInput) -> Floats:
     return wish.target.q
 
 
+def follows(wish: TeleopInput) -> bool:
+    return wish.engaged and wish.target is not None
+
+
 # --- the start pose
 
 
 @pytest.mark.parametrize("joint", range(7))
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_leader_that_is_elsewhere_does_not_engage_and_names_the_joint(
+def test_the_arm_does_not_follow_a_leader_that_is_elsewhere_and_the_joint_is_named(
     leader: Any, lead: Lead, joint: int, sign: int
 ) -> None:
     far = ZERO.copy()
     far[joint] = sign * (MATCH_RAD + 0.01)
     for _ in range(5):
-        assert not lead(far).engaged
+        assert not follows(lead(far))
     assert leader.said == [
         f"move the leader to the arm's pose, within {MATCH_RAD} rad: "
         f"{fr3.SPEC.joint_names[joint]} ({MOTORS[joint]}) by {-far[joint]:+.2f} rad"
     ]
-    assert lead(0.9 * far).engaged
+    assert follows(lead(0.9 * far))
 
 
 def test_it_says_again_when_other_joints_are_far(leader: Any, lead: Lead) -> None:
@@ -112,18 +116,25 @@ def test_it_says_again_when_other_joints_are_far(leader: Any, lead: Lead) -> Non
     assert [said.count("by") for said in leader.said] == [3, 2, 1]
 
 
-def test_once_engaged_the_leader_may_run_ahead_of_the_arm(lead: Lead) -> None:
-    assert lead(ZERO).engaged
-    assert lead(ZERO + 1.0).engaged
+def test_once_it_is_followed_the_leader_may_run_ahead_of_the_arm(lead: Lead) -> None:
+    assert follows(lead(ZERO))
+    assert follows(lead(ZERO + 1.0))
 
 
 def test_let_go_it_has_to_match_again(leader: Any, lead: Lead) -> None:
-    assert lead(ZERO).engaged
+    assert follows(lead(ZERO))
+    leader.clutch.held = False
+    assert not follows(lead(ZERO + 0.5))
+    leader.clutch.held = True
+    assert not follows(lead(ZERO + 0.5))
+    assert follows(lead(ZERO + 0.5, follower=ZERO + 0.5))
+
+
+def test_while_it_is_elsewhere_the_dead_man_is_held_all_the_same(leader: Any, lead: Lead) -> None:
+    """So that a policy waits, and the person can bring the leader to an arm that stays."""
+    assert lead(ZERO + 0.5).engaged
     leader.clutch.held = False
     assert not lead(ZERO + 0.5).engaged
-    leader.clutch.held = True
-    assert not lead(ZERO + 0.5).engaged
-    assert lead(ZERO + 0.5, follower=ZERO + 0.5).engaged
 
 
 def test_nothing_is_said_while_nobody_wants_to_move(leader: Any, lead: Lead) -> None:
@@ -135,7 +146,7 @@ def test_nothing_is_said_while_nobody_wants_to_move(leader: Any, lead: Lead) -> 
 # --- how it begins
 
 
-def test_the_difference_at_engaging_fades_out(leader: Any, lead: Lead, clock: SimClock) -> None:
+def test_the_difference_at_the_beginning_fades_out(leader: Any, lead: Lead, clock: SimClock) -> None:
     start, away = ZERO, np.linspace(-1, 1, 7) * 0.9 * MATCH_RAD
     np.testing.assert_allclose(joints(lead(away, follower=start)), start, atol=1e-12)
     path = []
@@ -211,25 +222,25 @@ def test_everything_is_closed_also_when_the_leader_is_not_there(arm: FakeLeader,
 # --- a leader that is not heard
 
 
-def test_a_leader_that_is_not_heard_counts_as_let_go(arm: FakeLeader, leader: Any, lead: Lead, clock: SimClock) -> None:
-    assert lead(ZERO).engaged
+def test_a_leader_that_is_not_heard_is_not_followed(arm: FakeLeader, leader: Any, lead: Lead, clock: SimClock) -> None:
+    assert follows(lead(ZERO))
     arm.fails = ConnectionError("no status packet")
     leader.wait_for_reading()
     clock.sleep_until(0.9 * STALE_S)
-    assert leader.read(at(ZERO)).engaged
+    assert follows(leader.read(at(ZERO)))
     clock.sleep_until(1.1 * STALE_S)
-    assert not leader.read(at(ZERO)).engaged
+    assert not follows(leader.read(at(ZERO)))
     assert leader.said == ["the leader is not heard"]
     arm.fails = None
-    assert not lead(ZERO + 0.5).engaged, "what it did meanwhile has to be undone"
-    assert lead(ZERO).engaged
+    assert not follows(lead(ZERO + 0.5)), "what it did meanwhile has to be undone"
+    assert follows(lead(ZERO))
 
 
-def test_before_the_first_reading_nothing_engages(arm: FakeLeader, make_leader: MakeLeader) -> None:
+def test_before_the_first_reading_nothing_is_followed(arm: FakeLeader, make_leader: MakeLeader) -> None:
     arm.fails = ConnectionError("no status packet")
     with make_leader(CFG, lambda cfg: arm) as device:
         device.wait_for_reading()
-        assert not device.read(at(ZERO)).engaged
+        assert not follows(device.read(at(ZERO)))
 
 
 def test_a_leader_that_stays_silent_is_a_fault(arm: FakeLeader, leader: Any, clock: SimClock) -> None:
