@@ -41,13 +41,14 @@ def demonstrate_on(rig: Rig, instruction: str, episodes: int, root: Path, *, dev
 
 
 def wait_until_engaged(station: Station, device: HandDevice) -> bool:
-    """True once the dead-man is held; False if the person says discard instead: there shall be no episode."""
+    """True once the dead-man is held and the device can be followed, which a leader arm that is elsewhere cannot; False if
+    the person says discard instead: there shall be no episode."""
     clock = station.clock
     while True:
         wish = device.read(station.arm.read())
         if wish.event is TeleopEvent.DISCARD:
             return False
-        if wish.engaged:
+        if wish.engaged and wish.target is not None:
             return True
         clock.sleep_until(clock.now() + 1 / POLL_HZ)
 
