@@ -11,11 +11,14 @@ from typing import Protocol
 import numpy as np
 
 from .arm import ArmDriver
+from .black_box import BlackBox, Moment
 from .camera import Camera
 from .clock import Clock
-from .errors import ArmflowError
+from .errors import ArmflowError, StaleReading
 from .safety import SafetyFilter
 from .types import ArmCommand, ControlMode, Observation, SafetyFlag
+
+RETRY_S = 0.02  # between two attempts to get a fresh reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,7 @@ class Decision:
     mode: ControlMode
     chunk_index: int = 0  # counts the policy's chunks within the episode
     chunk_step: int = 0  # position within the chunk
+    t: float | None = None  # s, when the observation it is based on was taken; None: it is the one just given
 
 
 class CommandSource(Protocol):
@@ -94,7 +98,9 @@ class LoopCfg:
     max_steps: int = 150
     """Time limit, in ticks."""
     max_frame_age_s: float = 0.2
-    """A camera frame older than this stops the episode."""
+    """A camera frame older than this is stale."""
+    stale_hold_s: float = 0.5
+    """While a reading is stale the arm holds; after this long the episode is stopped."""
 
 
 Monitor = Callable[[Observation], EpisodeEnd | None]
@@ -111,18 +117,24 @@ def run_episode(
     cfg: LoopCfg,
     monitor: Monitor | None = None,
     sinks: tuple[StepSink, ...] = (),
+    black_box: BlackBox | None = None,
 ) -> EpisodeResult:
-    """Drive one episode on an absolute schedule. On any exception the arm holds, sinks abort, and it is raised on."""
+    """Drive one episode on an absolute schedule. On any exception the arm holds, the black box is written, sinks abort, and
+    it is raised on."""
+    box = black_box or BlackBox()
+    box.start(arm.spec, cfg.fps)
     try:
-        return _loop(arm, cameras, source, safety, clock, cfg, monitor, sinks)
+        return _loop(arm, cameras, source, safety, clock, cfg, monitor, sinks, box)
     except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
         _clean_up(error, "the arm did not take the hold", arm.hold)
+        _clean_up(error, "the black box could not be written", partial(box.write, reason))
         for sink in sinks:
-            _clean_up(error, "a sink could not abort", partial(sink.abort, f"{type(error).__name__}: {error}"))
+            _clean_up(error, "a sink could not abort", partial(sink.abort, reason))
         raise
 
 
-def _clean_up(error: BaseException, failure: str, action: Callable[[], None]) -> None:
+def _clean_up(error: BaseException, failure: str, action: Callable[[], object]) -> None:
     """Do `action` whatever the state of the others: `error` stays the one to report, a new one becomes a note on it."""
     try:
         action()
@@ -139,6 +151,7 @@ def _loop(
     cfg: LoopCfg,
     monitor: Monitor | None,
     sinks: tuple[StepSink, ...],
+    black_box: BlackBox,
 ) -> EpisodeResult:
     period = 1.0 / cfg.fps
     safety.reset(arm.read())
@@ -150,7 +163,10 @@ def _loop(
         clock.sleep_until(start + slot * period)
         tick_times.append(clock.now())
         with_frames = bool(sinks) or source.wants_frames()
-        obs = observe(arm, cameras if with_frames else {}, clock, cfg.max_frame_age_s)
+        obs, held = _observe_or_hold(arm, cameras if with_frames else {}, clock, cfg)
+        if held:
+            safety.reset(obs.arm)  # it stands somewhere on its way: engage anew from there
+        moment = black_box.add(Moment(obs.t, obs.arm))
         if monitor is not None and (judged := monitor(obs)) is not None:
             end = judged
             break
@@ -158,9 +174,12 @@ def _loop(
         if decision is None:
             end = EpisodeEnd("source ended", terminated=False, success=None)
             break
-        filtered = safety(decision.command, obs.arm, period)
+        moment.requested = decision.command
+        moment.age_s = clock.now() - (obs.t if decision.t is None else decision.t)
+        filtered = safety(decision.command, obs.arm, period, moment.age_s)
+        moment.filtered, moment.flags = filtered.command, filtered.flags
         limited += filtered.flags != SafetyFlag.NONE
-        executed = arm.command(filtered.command)
+        executed = moment.sent = arm.command(filtered.command)
         step = Step(obs, decision.command, executed, filtered.flags, decision)
         steps += 1
         for sink in sinks:
@@ -170,6 +189,25 @@ def _loop(
         slot += missed + 1
     arm.hold()
     return EpisodeResult(end, _loop_stats(tick_times, period, steps, overruns, limited))
+
+
+def _observe_or_hold(
+    arm: ArmDriver, cameras: Mapping[str, Camera], clock: Clock, cfg: LoopCfg
+) -> tuple[Observation, bool]:
+    """The next observation that is fresh all over, and whether the arm had to hold until it came.
+
+    Raises StaleReading if none came for `cfg.stale_hold_s`. The schedule's slots that have passed count as overruns.
+    """
+    held, deadline = False, clock.now() + cfg.stale_hold_s
+    while True:
+        try:
+            return observe(arm, cameras, clock, cfg.max_frame_age_s), held
+        except StaleReading:
+            arm.hold()
+            if (now := clock.now()) >= deadline:
+                raise
+            held = True
+            clock.sleep_until(min(deadline, now + RETRY_S))
 
 
 def observe(arm: ArmDriver, cameras: Mapping[str, Camera], clock: Clock, max_frame_age_s: float) -> Observation:

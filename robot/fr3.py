@@ -6,6 +6,8 @@ import numpy as np
 
 from .types import ArmSpec, Floats
 
+JERK_MAX = np.full(7, 5000.0)  # rad/s^3
+
 SPEC = ArmSpec(
     name="fr3",
     joint_names=tuple(f"joint{i}" for i in range(1, 8)),
@@ -15,9 +17,8 @@ SPEC = ArmSpec(
     ddq_max=np.full(7, 10.0),
     tau_max=np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0]),
     gripper_width_m=0.08,
+    jerk_max=JERK_MAX,
 )
-
-JERK_MAX = np.full(7, 5000.0)  # rad/s^3
 
 # The closer a joint is to an end of its range, the slower it may approach it: v = sqrt(2 a d) - c, d the distance in rad.
 END_DECELERATION = np.array([6.0, 2.585, 3.5, 4.0, 17.0, 5.5, 17.0])  # a, rad/s^2

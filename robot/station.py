@@ -11,6 +11,7 @@ import numpy as np
 from .arm import ArmDriver
 from .camera import Camera
 from .clock import Clock, MonotonicClock
+from .collision import MODELS, Surroundings
 from .control import LoopCfg, run_episode
 from .drivers.franka import FrankaArm
 from .drivers.lerobot_arm import LeRobotArm
@@ -70,8 +71,9 @@ def open_station(rig: Rig, *, twin: bool = False, task: str = "pick_peach", seed
             yield Station(rig, episode.arm, episode.cameras, episode.safety, clock, episode)
             return
         cameras = {cfg.name: stack.enter_context(make_camera(cfg, clock)) for cfg in rig.cameras}
+        surroundings = Surroundings(rig) if rig.arm.model in MODELS else None
         arm = stack.enter_context(make_arm(rig, clock))
-        yield Station(rig, arm, cameras, JointSafety(arm.spec, rig.safety), clock, None)
+        yield Station(rig, arm, cameras, JointSafety(arm.spec, rig.safety, surroundings), clock, None)
 
 
 def go_home(station: Station) -> None:

@@ -28,6 +28,11 @@ class SafetyFlag(IntFlag):
     JOINT_RANGE = 1
     JOINT_SPEED = 2
     GRIPPER_RANGE = 4
+    JOINT_ACCELERATION = 8
+    TCP_SPEED = 16
+    WORKSPACE = 32
+    COLLISION = 64
+    STALE = 128  # decided too long ago: the arm brakes instead
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,7 @@ class ArmSpec:
     ddq_max: Floats  # rad/s^2
     tau_max: Floats  # N m
     gripper_width_m: float  # opening at gripper = 1
+    jerk_max: Floats | None = None  # rad/s^3; None: the vendor names none
 
     @property
     def dof(self) -> int:

@@ -62,7 +62,7 @@ def demonstrate_once(station: Station, session: Session, instruction: str) -> Ep
         cfg = LoopCfg(fps=rig.control_hz, max_steps=round(MAX_EPISODE_S * rig.control_hz))
         return run_episode(
             arm=station.arm, cameras=station.cameras, source=source, safety=station.safety, clock=station.clock,
-            cfg=cfg, sinks=sinks,
+            cfg=cfg, sinks=sinks, black_box=session.black_box,
         )  # fmt: skip
 
     def label(result: EpisodeResult) -> EpisodeLabel:

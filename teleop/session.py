@@ -18,6 +18,7 @@ from ..datasets.recorder import Recorder, RecorderCfg
 from ..datasets.schema import make_schema
 from ..datasets.view import RerunSink, open_recording
 from ..robot import fr3
+from ..robot.black_box import BlackBox
 from ..robot.clock import Clock
 from ..robot.control import EpisodeEnd, EpisodeResult, StepSink
 from ..robot.errors import SafetyStop
@@ -41,6 +42,7 @@ class Session:
     device: HandDevice
     recorder: Recorder
     sinks: tuple[StepSink, ...]
+    black_box: BlackBox
     console: Console
 
     def record(
@@ -82,7 +84,8 @@ def open_session(rig: Rig, spec: ArmSpec, root: Path, device: HandDevice, *, rer
             commit_spool(cfg.spool_dir, root, progress=True)
         recorder = stack.enter_context(Recorder(cfg, schema, rig_hash=rig.hash, calibration=calibration))
         live = (RerunSink(open_recording(root.name, schema=schema), schema),) if rerun else ()
-        yield Session(device, recorder, (recorder, *live), Console())
+        black_box = BlackBox(root.with_name(root.name + ".black_box"))
+        yield Session(device, recorder, (recorder, *live), black_box, Console())
 
 
 def teleoperate(
@@ -117,7 +120,9 @@ def teleoperate(
                 session.record(
                     instruction,
                     source,
-                    lambda sinks, e=episode, s=source: cell.run(e, s, max_steps=max_steps, sinks=sinks),
+                    lambda sinks, e=episode, s=source: cell.run(
+                        e, s, max_steps=max_steps, sinks=sinks, black_box=session.black_box
+                    ),
                     lambda result, e=episode: label_of(result, e, operator),
                     seed=job.seed,
                     policy_hash=policy_hash,

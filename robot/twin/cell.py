@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arm import ArmDriver
+from ..black_box import BlackBox
 from ..camera import Camera
 from ..clock import Clock, SimClock
+from ..collision import Surroundings
 from ..control import CommandSource, EpisodeResult, LoopCfg, StepSink, run_episode
 from ..rig import Rig
 from ..safety import JointSafety, SafetyFilter
@@ -44,6 +46,7 @@ class Cell:
 
     def __init__(self, rig: Rig, clock: Clock | None = None) -> None:
         self.rig, self.clock = rig, clock or SimClock()
+        self._surroundings = Surroundings(rig)
         self._key: object = None
         self._twin: Twin | None = None
         self._renderer: SceneRenderer | None = None
@@ -68,7 +71,7 @@ class Cell:
             judge=Judge(world, layout),
             arm=TwinArm(twin, rng),
             cameras={spec.name: TwinCamera(twin, spec, self._shared_renderer, rng) for spec in self._specs(layout)},
-            safety=JointSafety(TwinArm.spec, self.rig.safety),
+            safety=JointSafety(TwinArm.spec, self.rig.safety, self._surroundings),
             renderer=self._shared_renderer,
         )
 
@@ -79,6 +82,7 @@ class Cell:
         *,
         max_steps: int = LoopCfg.max_steps,
         sinks: tuple[StepSink, ...] = (),
+        black_box: BlackBox | None = None,
     ) -> EpisodeResult:
         """Let `source` drive the episode of the last reset, at the rig's rate, until the judge or `max_steps` ends it."""
         return run_episode(
@@ -90,6 +94,7 @@ class Cell:
             cfg=LoopCfg(fps=self.rig.control_hz, max_steps=max_steps),
             monitor=episode.judge,
             sinks=sinks,
+            black_box=black_box,
         )
 
     def _specs(self, layout: Layout) -> Sequence[CameraSpec]:

@@ -43,8 +43,8 @@ class TwinEnv(gym.Env[Obs, NDArray[np.float32]]):
 
     def __init__(self, task: str, width: int = 128, height: int = 96, render_mode: str | None = None) -> None:
         rig = load_rig().with_image_size(width, height)
-        # Random agents may ask for any first pose; the speed limit still holds.
-        self._rig = replace(rig, safety=replace(rig.safety, start_tolerance_rad=math.inf))
+        # Random agents may ask for any first pose and push against any limit for ever; the limits still hold.
+        self._rig = replace(rig, safety=replace(rig.safety, start_tolerance_rad=math.inf, blocked_stop_s=math.inf))
         self._task, self.render_mode = get_task(task), render_mode
         self._cell = Cell(self._rig)
         self._episode: Episode | None = None

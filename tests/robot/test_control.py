@@ -1,5 +1,6 @@
 """The one control loop: its schedule, what it passes on, and what it does when something goes wrong."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ from armflow.datasets.schema import make_schema
 from armflow.datasets.spool import SpoolCfg, SpoolWriter
 from armflow.datasets.spool_file import read_spool
 from armflow.robot import fr3
+from armflow.robot.black_box import BlackBox, read_black_box
 from armflow.robot.clock import MonotonicClock, SimClock
-from armflow.robot.control import EpisodeEnd, EpisodeResult, LoopCfg, run_episode
+from armflow.robot.control import Decision, EpisodeEnd, EpisodeResult, LoopCfg, run_episode
 from armflow.robot.errors import DataError, DeviceFault, DeviceNotFound, SafetyStop, StaleReading
 from armflow.robot.fakes import FakeArm, FakeCamera, FakeSink, FakeSource, Fault
+from armflow.robot.rig import load_rig
 from armflow.robot.safety import JointSafety
-from armflow.robot.types import ArmCommand, Observation, SafetyFlag
+from armflow.robot.types import ArmCommand, ControlMode, Observation, RgbdFrame, SafetyFlag
 
 PERIOD = 0.1  # s
 Episode = Callable[..., EpisodeResult]
@@ -116,7 +119,7 @@ def test_a_judgement_ends_the_episode_before_the_next_command(episode: Episode, 
 
 def test_sinks_get_what_was_asked_what_was_sent_and_why_they_differ(clock: SimClock, episode: Episode):
     arm, sink = FakeArm(clock, clip_rad=0.05), FakeSink()
-    safety = JointSafety(arm.spec)
+    safety = JointSafety(arm.spec, load_rig().safety)  # a twin's: the arm may jump, and lag behind
     goal = arm.q + np.array([0.4, 0, 0, 0, 0, 0, 0])
 
     result = episode(arm=arm, safety=safety, source=FakeSource(lambda obs: ArmCommand(goal, 1.7)), sinks=(sink,))
@@ -218,6 +221,106 @@ def test_a_first_command_far_from_the_arm_moves_nothing(arm: FakeArm, episode: E
     with pytest.raises(SafetyStop, match="drive the arm to the start pose first"):
         episode(source=FakeSource(lambda obs: ArmCommand(obs.arm.q + 0.6, 1.0)))
     assert arm.commands == [] and arm.holding
+
+
+# --- readings and decisions that are too old
+
+
+def test_while_a_camera_stalls_the_arm_holds_and_then_engages_anew(clock: SimClock, arm: FakeArm, episode: Episode):
+    """Half a second without frames is survived; the slots it took are overruns, and no step is made up for them."""
+    camera, held = FakeCamera(clock), []
+
+    class Stalling:
+        spec = camera.spec
+
+        def latest(self, *, max_age_s: float) -> RgbdFrame:
+            if 0.25 < clock.now() < 0.65:
+                held.append(arm.holding)
+                raise StaleReading("head", "no new frame")
+            return camera.latest(max_age_s=max_age_s)
+
+    sink = FakeSink()
+    result = episode(cameras={"head": Stalling()}, sinks=(sink,), cfg=LoopCfg(fps=1 / PERIOD, max_steps=6))
+    assert held[0] is False and all(held[1:]) and len(held) > 10
+    times = np.array([s.obs.t for s in sink.steps])
+    assert not ((times > 0.25) & (times < 0.65)).any()
+    assert (result.stats.steps, result.stats.overruns) == (6, 3)
+
+
+def test_after_a_hold_a_command_far_from_the_arm_moves_nothing(clock: SimClock, arm: FakeArm, episode: Episode):
+    """The source did not see that the arm stopped; what it wants now is compared with where the arm is."""
+    camera = FakeCamera(clock)
+
+    class Stalling:
+        spec = camera.spec
+
+        def latest(self, *, max_age_s: float) -> RgbdFrame:
+            if 0.35 < clock.now() < 0.55:
+                raise StaleReading("head", "no new frame")
+            return camera.latest(max_age_s=max_age_s)
+
+    start = arm.q.copy()
+    source = FakeSource(lambda obs: ArmCommand(start + min(0.5, 1.0 * obs.t), 1.0), frames=True)
+    with pytest.raises(SafetyStop, match="from the measured pose"):
+        episode(cameras={"head": Stalling()}, source=source)
+    assert len(arm.commands) == 4 and arm.holding
+
+
+def test_a_decision_on_an_old_observation_is_not_followed(clock: SimClock, arm: FakeArm, episode: Episode):
+    """It took 0.3 s to decide at the third tick, and the decisions of the sixth and seventh were made long ago."""
+    sink, home = FakeSink(), arm.q.copy()
+    durations = iter([0.0, 0.0, 0.3])
+
+    class Old(FakeSource):
+        def next(self, obs: Observation) -> Decision:
+            self.seen.append(obs)
+            clock.sleep_until(clock.now() + next(durations, 0.0))
+            old = obs.t - 0.25 if len(self.seen) in (6, 7) else None
+            return Decision(ArmCommand(home + 0.01, 1.0), ControlMode.POLICY, t=old)
+
+    episode(source=Old(), sinks=(sink,))
+    assert [i for i, s in enumerate(sink.steps) if s.flags & SafetyFlag.STALE] == [2, 5, 6]
+    np.testing.assert_array_equal(sink.steps[-1].executed.q, home + 0.01)
+
+
+# --- what a stop leaves behind
+
+
+def test_a_stopped_filter_lets_no_episode_begin_until_an_operator_acknowledges(
+    clock: SimClock, arm: FakeArm, episode: Episode
+):
+    safety = JointSafety(arm.spec)
+    with pytest.raises(SafetyStop, match=r"joint5\.pos"):
+        episode(safety=safety, source=FakeSource(nan_after(3)))
+    sent = len(arm.commands)
+    with pytest.raises(SafetyStop, match=r"acknowledge.*joint5\.pos"):
+        episode(safety=safety)
+    assert len(arm.commands) == sent and arm.holding
+    safety.acknowledge()
+    assert episode(safety=safety).stats.steps == 10
+
+
+def test_a_stop_writes_the_black_box_with_the_command_that_caused_it(arm: FakeArm, episode: Episode, tmp_path: Path):
+    with pytest.raises(SafetyStop):
+        episode(source=FakeSource(nan_after(3)), black_box=BlackBox(tmp_path))
+    (path,) = tmp_path.iterdir()
+    read = read_black_box(path)
+    assert re.match(r"SafetyStop: .*joint5\.pos", read.reason)
+    np.testing.assert_allclose(read.rows["t"], PERIOD * np.arange(4))
+    np.testing.assert_array_equal(np.isfinite(read.rows["sent"]).all(axis=1), [True, True, True, False])
+    np.testing.assert_array_equal(np.isfinite(read.rows["requested"][-1]), np.arange(8) != 4)
+
+
+def test_an_episode_that_ends_by_itself_writes_no_black_box(episode: Episode, tmp_path: Path):
+    episode(black_box=BlackBox(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_takes_no_black_box_does_not_hide_why_it_stopped(episode: Episode, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SafetyStop, match="joint5") as caught:
+        episode(source=FakeSource(nan_after(3)), black_box=BlackBox(tmp_path / "file"))
+    assert caught.value.__notes__[0].startswith("the black box could not be written: ")
 
 
 # --- with the recorder

@@ -1,6 +1,7 @@
 """A rig file that is wrong says where; a rig that differs in anything has another hash."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass, replace
@@ -154,7 +155,7 @@ def _variations(value: Any) -> Iterator[Any]:
         elif isinstance(old, str) and f.name != "model":  # there is one arm model
             yield replace(value, **{f.name: old + "x"})
         elif isinstance(old, float):
-            yield replace(value, **{f.name: old + 1e-6})
+            yield replace(value, **{f.name: old + 1e-6 if math.isfinite(old) else 1.0})
         elif isinstance(old, int):
             yield replace(value, **{f.name: old + 1})
 

@@ -1,6 +1,7 @@
 """From wishes to joint targets: what a device may ask for, and what becomes of it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from armflow.robot.fakes import FakeArm, FakeSink
 from armflow.robot.geometry import pose
 from armflow.robot.kinematics import Kinematics
 from armflow.robot.rig import load_rig
-from armflow.robot.safety import JointSafety, SafetyCfg
+from armflow.robot.safety import JointSafety
 from armflow.robot.types import ArmState, ControlMode, Floats
 from armflow.teleop.device import JointTarget, TeleopEvent, TeleopInput, ToolDelta, ToolPose
 from armflow.teleop.source import (
@@ -218,7 +219,7 @@ def slowed(kinematics: Kinematics, clock: SimClock, inputs: Sequence[TeleopInput
     arm, sink = FakeArm(clock, q=HOME), FakeSink()
     run_episode(
         arm=arm, cameras={}, source=TeleopSource(FakeDevice(inputs), kinematics, HZ),
-        safety=JointSafety(arm.spec, SafetyCfg(speed_scale=speed_scale)), clock=clock,
+        safety=JointSafety(arm.spec, replace(load_rig().safety, speed_scale=speed_scale)), clock=clock,
         cfg=LoopCfg(fps=HZ, max_steps=len(inputs)), sinks=(sink,),
     )  # fmt: skip
     return np.stack([*(s.requested.q for s in sink.steps), arm.q])
