@@ -7,6 +7,7 @@ from datetime import date
 import mujoco
 import numpy as np
 
+from .collision import MODELS
 from .errors import ArmflowError
 from .findings import Finding
 from .geometry import project
@@ -54,6 +55,9 @@ def _home(rig: Rig) -> Finding:
 def _speeds(rig: Rig) -> Iterator[Finding]:
     if not rig.is_hardware:
         return
+    if rig.arm.model not in MODELS:
+        found = f"there is no collision model of the {rig.arm.model}: joint limits only, no box, no tool speed"
+        yield Finding("warning", "safety", found, "set the controller's own fence and speed limits, and stay outside")
     scale = rig.safety.speed_scale
     if scale > FIRST_RUN_SPEED:
         advice = f"fine once policies are known; first runs of a new one at {FIRST_RUN_SPEED} or less"

@@ -21,9 +21,6 @@ from .config import ArmflowRobotConfig
 
 MAX_FRAME_AGE_S = 0.2  # as in armflow's own loop
 PAUSE_S = 0.5  # s without an action, as while an episode is saved: then the arm may be somewhere else
-# LeRobot does not say how fast its loop is, so the speed limit counts the time that passes between actions. What was not
-# used up is kept, up to this many control periods: a loop at the rig's rate may be half a period late, and then in time.
-MAX_TIME_LEFT = 1.5
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +42,9 @@ class ArmflowRobot(Robot):
         self._stack = ExitStack()
         self._shared: SharedArm | None = None
         self._acted_t: float | None = None  # time of the last action
-        self._time_left = 0.0  # s, in which the arm may move at full speed
+        # LeRobot does not say how fast its loop is. The filter's limits hold for one command per control period, so of a
+        # faster loop only as many are followed: those at the rig's rate, half a period early at most.
+        self._due = 0.0
         self._actions = 0
         self._changed = Counter[str]()  # actions, by what the safety filter changed
         self._end: EpisodeEnd | None = None
@@ -141,16 +140,15 @@ class ArmflowRobot(Robot):
 
     def _filter_and_send(self, shared: SharedArm, requested: ArmCommand) -> ArmCommand:
         station, period = shared.station, 1.0 / self._rig.control_hz
-        now, state = station.clock.now(), station.arm.read()
+        now = station.clock.now()
         if self._acted_t is None or now - self._acted_t > PAUSE_S:
-            station.safety.reset(state)
-            self._time_left = MAX_TIME_LEFT * period
-        else:
-            self._time_left = min(self._time_left + now - self._acted_t, MAX_TIME_LEFT * period)
+            station.safety.reset(station.arm.read())
+            self._due = now
         self._acted_t = now
-        dt = min(self._time_left, period)
-        self._time_left -= dt
-        filtered = station.safety(requested, state, dt)
+        if now < self._due - period / 2 and shared.executed is not None:
+            return shared.executed
+        self._due = max(self._due, now - period / 2) + period
+        filtered = station.safety(requested, station.arm.read(), period)
         self._actions += 1
         self._changed.update(str(flag.name).lower() for flag in filtered.flags)
         return station.arm.command(filtered.command)
