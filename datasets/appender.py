@@ -62,11 +62,15 @@ class CommitCfg:
     """Wait for the disk. False survives a kill but not a power cut: for a twin, which can be run again."""
 
 
+class DatasetBusy(DataError):
+    """Another process appends to the dataset."""
+
+
 class DatasetAppender:
     """Holds a dataset open for appending; one process at a time. Use as a context manager."""
 
     def __init__(self, root: Path, cfg: CommitCfg | None = None) -> None:
-        """Raises DataError if `root` holds something else than a v3 dataset, or another process appends to it."""
+        """Raises DataError if `root` holds something else than a v3 dataset, DatasetBusy if another process appends."""
         self.root = root
         self._cfg = cfg or CommitCfg()
         self._lock = lock_dataset(root)
@@ -200,5 +204,5 @@ def lock_dataset(root: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
-        raise DataError(f"{root}: another process is committing to this dataset; wait for it or stop it") from error
+        raise DatasetBusy(f"{root}: another process is committing to this dataset; wait for it or stop it") from error
     return fd

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..robot.errors import ArmflowError, CorruptEpisode, DataError
-from .appender import CommitCfg, DatasetAppender
+from .appender import CommitCfg, DatasetAppender, DatasetBusy
 from .pooled import write_pooled_stats
 from .spool import free_bytes
 from .spool_file import DISCARDED_SUFFIX, PART_SUFFIX, SAVED_SUFFIX, read_spool
@@ -47,14 +47,15 @@ def commit_spool(
 ) -> CommitReport:
     """Append every finished recording of `spool_dir` to the dataset, made if needed; a recording is then removed.
 
-    With `follow`, waits for more until `stop()` is true and then takes what is still there. Raises SchemaMismatch if a
+    With `follow`, waits for more until `stop()` is true and then takes what is still there; if another process commits,
+    such as one that a killed session has left with work to do, it is waited for, too. Raises SchemaMismatch if a
     recording has another schema than the dataset, and DataError if the disk is full or another process commits; the
     recordings stay. A damaged recording is set aside and the others go on.
     """
     if not spool_dir.is_dir():
         raise DataError(f"{spool_dir}: no such folder; expected the folder that episodes are recorded into")
     committed, rejected = 0, []
-    with DatasetAppender(dataset_root, cfg) as dataset, _bar(progress) as advance:
+    with _open(dataset_root, cfg, lambda: follow and not stop()) as dataset, _bar(progress) as advance:
         stats_at, stale = time.monotonic(), False
         while True:
             stopping = not follow or stop()  # asked before looking: what was saved before stopping is still taken
@@ -80,6 +81,16 @@ def finished(spool_dir: Path) -> list[Path]:
     """Recordings that wait to be committed, oldest first."""
     others = (PART_SUFFIX, DISCARDED_SUFFIX, REJECTED_SUFFIX)
     return sorted(path for path in spool_dir.glob(f"*{SAVED_SUFFIX}") if not path.name.endswith(others))
+
+
+def _open(dataset_root: Path, cfg: CommitCfg | None, waits: Callable[[], bool]) -> DatasetAppender:
+    while True:
+        try:
+            return DatasetAppender(dataset_root, cfg)
+        except DatasetBusy:
+            if not waits():
+                raise
+        time.sleep(POLL_S)
 
 
 def _append(dataset: DatasetAppender, path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..robot.errors import CorruptEpisode, DataError
 from .labels import EpisodeLabel
 from .layout import sync_file, sync_folder
-from .spool import SpoolCfg
+from .spool import SLACK_BYTES, SpoolCfg, free_bytes
 from .spool_blocks import BlockPool
 from .spool_file import (
     PART_SUFFIX,
@@ -27,8 +27,8 @@ def unfinished(folder: Path) -> list[Path]:
 def recover_spool(part: Path, label: EpisodeLabel) -> Path:
     """Turn an unfinished spool file into a finished one, up to its last flush, ready to be committed.
 
-    The part file is removed once the recovered one is durable. Raises DataError if a process still records into it,
-    CorruptEpisode if it holds no frames.
+    The part file is removed once the recovered one is durable; until then both need room. Raises DataError if a process
+    still records into it or the disk is full, CorruptEpisode if it holds no frames.
     """
     lock = lock_recording(part)
     if lock is None:
@@ -37,6 +37,12 @@ def recover_spool(part: Path, label: EpisodeLabel) -> Path:
         episode = read_spool(part)
         if len(episode) == 0:
             raise CorruptEpisode(f"{part}: no frame was flushed before the recording stopped; delete the file")
+        # Before the copy is begun: HDF5 must never run out of space itself, see `SpoolFile.reserve`.
+        if (free := free_bytes(part.parent)) < (needed := part.stat().st_size + SLACK_BYTES):
+            raise DataError(
+                f"{part}: the disk is full: {free / 1e6:.1f} MB free, {needed / 1e6:.1f} MB needed to copy the frames into "
+                "a whole file. Free some space, then recover it again"
+            )
         header = episode.header
         staged = part.with_name(f"{header.episode_id}.recovering")
         staged.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,20 +38,6 @@ for count, step in enumerate(synthetic_steps(100_000, cfg, np.random.default_rng
     os.write(1, count.to_bytes(4, "big"))
     time.sleep(0.01)
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB of its own."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("cannot mount a small file system here (needs root)")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def wait_for_block(writer: SpoolWriter) -> None:
