@@ -43,7 +43,7 @@ class SpoolCfg:
     max_pending_mb: float = 1024.0
     """Memory for steps the disk has not taken yet; more means the disk is too slow, and recording stops."""
     sync: bool = True
-    """Wait for the disk in `save`. False survives a kill but not a power cut: for a twin, which can be run again."""
+    """Write through to the disk with every flush, and wait for it in `save`. False survives a kill but not a power cut: for a twin, which can be run again."""
 
 
 class SpoolWriter:
@@ -192,6 +192,8 @@ class SpoolWriter:
                 if self._failure is None:
                     self._file.reserve(self._needed_bytes)
                     self._file.append(block, count)
+                    if self._cfg.sync:
+                        self._file.sync()
             except (OSError, RuntimeError) as error:  # h5py raises either when a write fails
                 self._failure = self._explained(error)
             self._pool.give_back(block)

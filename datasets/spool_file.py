@@ -168,6 +168,12 @@ class SpoolFile:
             self._file.flush()
         self.length = end
 
+    def sync(self) -> None:
+        """Block until what was appended is on the disk. Done as the episode goes on, so that its end has little to wait
+        for: a minute of two 640x480 RGB-D cameras at 30 Hz is 5 GB."""
+        assert self._fd is not None
+        os.fdatasync(self._fd)
+
     def write_outcome(self, outcome: Mapping[str, Any]) -> None:
         if self._failed:
             raise OSError("an earlier write to this file failed")

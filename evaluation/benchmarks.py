@@ -27,6 +27,7 @@ from ..training.flow import sample
 from ..training.pi05_mini.load import SHIPPED, load_policy
 from ..training.pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from ..training.policy import Context, ObsBatch, VelocityField
+from .bench_record import record
 
 Z_WIDTH = 192  # of the embedded RL token
 
@@ -178,4 +179,4 @@ def median_s(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds_of(work) for _ in range(repeats))
 
 
-COMMANDS = {"twin": twin, "chunk": chunk, "qvgm-step": qvgm_step}
+COMMANDS = {"twin": twin, "record": record, "chunk": chunk, "qvgm-step": qvgm_step}

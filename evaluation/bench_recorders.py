@@ -1,0 +1,217 @@
+"""Recording from the shared cell, by armflow or by stock LeRobot, in a process of its own that reports what it took.
+
+`python -m armflow.evaluation.bench_recorders JSON` writes {"stage": ..., "done": ...} lines, then {"figures": ...}.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+
+from ..datasets.labels import EpisodeLabel
+from ..datasets.layout import read_info
+from ..datasets.recorder import Recorder, RecorderCfg
+from ..datasets.schema import make_schema
+from ..robot.clock import MonotonicClock
+from ..robot.control import Decision, LoopCfg, Step, run_episode
+from ..robot.safety import JointSafety
+from ..robot.types import ArmCommand, ControlMode, Floats, Observation
+from .bench_cell import CellProcess, Source
+
+TASK = "put the peach in the bowl"
+HALF_A_TICK = 0.5
+MAX_AGE_S = 10.0  # of a frame: a twin that renders late on a busy machine is no fault of the recorder's
+Who = Literal["armflow", "lerobot", "lerobot-streaming"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to record, and where."""
+
+    who: Who
+    source: Source
+    out: Path
+    episode_s: float
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How a recording went. Times in s."""
+
+    expected: int  # frames that the rate asks for
+    recorded: int  # rows of the dataset
+    video_frames: int  # in the poorest of its videos
+    # Loop and cameras have clocks of their own at the same rate, so a late frame is missed and another read twice.
+    repeated: int
+    skipped: int
+    period_error_p50_s: float  # between two readings of the arm within an episode, from the nominal period
+    period_error_p99_s: float
+    period_error_p999_s: float
+    period_error_max_s: float
+    next_episode_s: float  # from `save` until the next episode takes frames, the longest
+    finished_s: float  # from the end of the last episode until the dataset holds everything
+    spool_bytes: int  # on the disk before the dataset: HDF5 files, or images
+    dataset_bytes: int
+    cpu_s: float  # of the recorder and of what it starts, the cell excepted
+    peak_memory_bytes: int  # of the recording process
+
+    @property
+    def lost(self) -> int:
+        return self.expected - min(self.recorded, self.video_frames)
+
+
+def sway(t: float, home: Floats) -> Floats:
+    """Joint targets of a slow movement from side to side; the speed limit is far away."""
+    q = home.copy()
+    q[0] += 0.1 * np.sin(0.5 * t)
+    return q
+
+
+def say(**message: object) -> None:
+    print(json.dumps(message), flush=True)  # noqa: T201 - to the process that reports
+
+
+class Sway:
+    """CommandSource of `sway`, for a time: what the loop has not recorded by then is lost."""
+
+    def __init__(self, home: Floats, seconds: float) -> None:
+        self._home, self._seconds = home, seconds
+        self._start: float | None = None
+
+    def wants_frames(self) -> bool:
+        return True
+
+    def next(self, obs: Observation) -> Decision | None:
+        self._start = obs.t if self._start is None else self._start
+        if obs.t - self._start >= self._seconds:
+            return None
+        return Decision(ArmCommand(sway(obs.t, self._home), 1.0), ControlMode.HUMAN)
+
+
+class _Counter:
+    """StepSink that tells the progress."""
+
+    def __init__(self, before: int) -> None:
+        self._count = before
+
+    def add(self, step: Step) -> None:
+        self._count += 1
+        if self._count % 30 == 0:
+            say(stage="recording", done=self._count)
+
+    def abort(self, reason: str) -> None:
+        pass
+
+
+@dataclass
+class Marks:
+    """When what happened, for `figures`."""
+
+    cell: CellProcess
+    cpu_before: float
+    reads: list[tuple[int, int]]  # of each episode, first and last + 1 in the arm's read times
+    waits_s: list[float]  # between episodes
+    spool_bytes: int = 0
+    ended: float = 0.0  # monotonic clock
+
+
+def record_armflow(job: Job, cell: CellProcess) -> Marks:
+    rig, marks = cell.rig, Marks(cell, cpu_s(), [], [])
+    schema = make_schema(cell.arm.spec, [c.spec for c in cell.cameras.values()], rig.control_hz)
+    steps = round(job.episode_s * rig.control_hz)
+    with Recorder(RecorderCfg(job.out / "spool", job.out / "dataset"), schema, rig_hash=rig.hash) as recorder:
+        recorder.start(TASK)
+        for episode in range(job.episodes):
+            first = len(cell.arm.read_times) + 1  # the safety filter reads the arm once before the first tick
+            result = run_episode(
+                arm=cell.arm,
+                cameras=cell.cameras,
+                source=Sway(np.array(rig.arm.home_q), job.episode_s - HALF_A_TICK / rig.control_hz),
+                safety=JointSafety(cell.arm.spec, rig.safety),
+                clock=MonotonicClock(),
+                cfg=LoopCfg(fps=rig.control_hz, max_steps=steps, max_frame_age_s=MAX_AGE_S),
+                sinks=(recorder, _Counter(episode * steps)),
+            )
+            marks.reads.append((first, len(cell.arm.read_times)))
+            marks.ended = time.monotonic()
+            path = recorder.save(EpisodeLabel("success", terminated=True, loop=result.stats))
+            if path.exists():
+                marks.spool_bytes += path.stat().st_size
+            if episode < job.episodes - 1:
+                recorder.start(TASK)
+                marks.waits_s.append(time.monotonic() - marks.ended)
+        say(stage="committing", done=0)
+    return marks
+
+
+def figures(job: Job, marks: Marks) -> Figures:
+    """Everything that both recorders are measured by; the cell is still running."""
+    cell, period = marks.cell, 1.0 / marks.cell.rig.control_hz
+    finished_s = time.monotonic() - marks.ended
+    errors = np.concatenate([np.abs(np.diff(cell.arm.read_times[a:b]) - period) for a, b in marks.reads])
+    p50, p99, p999 = np.quantile(errors, [0.5, 0.99, 0.999])
+    gaps = np.concatenate([np.diff(c.numbers) for c in cell.cameras.values()])
+    within = gaps[gaps < 1 / period]  # others lie between episodes
+    info = read_info(job.out / "dataset")
+    assert info is not None
+    return Figures(
+        expected=round(job.episode_s * cell.rig.control_hz) * job.episodes,
+        recorded=int(info["total_frames"]),
+        video_frames=min(video_frames(job.out / "dataset").values()),
+        repeated=int((within == 0).sum()),
+        skipped=int((within - 1)[within > 1].sum()),
+        period_error_p50_s=float(p50),
+        period_error_p99_s=float(p99),
+        period_error_p999_s=float(p999),
+        period_error_max_s=float(errors.max()),
+        next_episode_s=max(marks.waits_s, default=0.0),
+        finished_s=finished_s,
+        spool_bytes=marks.spool_bytes,
+        dataset_bytes=folder_bytes(job.out / "dataset"),
+        cpu_s=cpu_s() - marks.cpu_before,
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def video_frames(root: Path) -> dict[str, int]:
+    """Frames in the videos of each column."""
+    found: dict[str, int] = {}
+    for path in sorted((root / "videos").rglob("*.mp4")):
+        column = path.relative_to(root / "videos").parts[0]
+        with av.open(str(path)) as container:
+            found[column] = found.get(column, 0) + sum(packet.size > 0 for packet in container.demux(video=0))
+    return found
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def cpu_s() -> float:
+    """Of this process and of its children that have ended; the cell ends after the last measurement."""
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def main(arguments: Sequence[str]) -> None:
+    values = json.loads(arguments[0])
+    job = Job(**(values | {"out": Path(values["out"])}))
+    recorder: Callable[[Job, CellProcess], Marks] = record_armflow
+    if job.who != "armflow":
+        from .bench_stock import record_stock as recorder  # imports LeRobot's recording script: seconds
+    say(stage="starting", done=0)
+    with CellProcess(job.source) as cell:
+        result: dict[str, Any] = asdict(figures(job, recorder(job, cell)))
+    say(figures=result)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
