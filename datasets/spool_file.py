@@ -169,8 +169,7 @@ class SpoolFile:
         self.length = end
 
     def sync(self) -> None:
-        """Block until what was appended is on the disk. Done as the episode goes on, so that its end has little to wait
-        for: a minute of two 640x480 RGB-D cameras at 30 Hz is 5 GB."""
+        """Block until what was appended is on the disk. From any thread. Raises OSError."""
         assert self._fd is not None
         os.fdatasync(self._fd)
 

@@ -50,18 +50,18 @@ class Row:
 ROWS = (
     Row("frames expected", "expected", compared=False),
     Row("frames lost", "lost", compared=False),
-    Row("camera frames read twice, by phase", "repeated", compared=False),
-    Row("camera frames never read, by phase", "skipped", compared=False),
+    Row("camera frames read twice", "repeated", compared=False),
+    Row("camera frames never read", "skipped", compared=False),
     Row("period error, median", "period_error_p50_s", 1e3, "ms", 2),
     Row("period error, p99", "period_error_p99_s", 1e3, "ms", 2),
     Row("period error, p99.9", "period_error_p999_s", 1e3, "ms", 2),
     Row("period error, max", "period_error_max_s", 1e3, "ms", 2),
     Row("save to next episode", "next_episode_s", 1.0, "s", 3),
     Row("last save to complete dataset", "finished_s", 1.0, "s", 1),
-    Row("before the dataset: spool or images", "spool_bytes", 1 / MEGA, "MB"),
+    Row("on the disk at save: spool, images", "spool_bytes", 1 / MEGA, "MB"),
     Row("dataset", "dataset_bytes", 1 / MEGA, "MB"),
     Row("CPU of the recorder", "cpu_s", 1.0, "s", 1),
-    Row("peak memory of the recording process", "peak_memory_bytes", 1 / MEGA, "MB"),
+    Row("peak memory of the recorder", "peak_memory_bytes", 1 / MEGA, "MB"),
 )
 
 

@@ -58,7 +58,7 @@ class Figures:
     period_error_max_s: float
     next_episode_s: float  # from `save` until the next episode takes frames, the longest
     finished_s: float  # from the end of the last episode until the dataset holds everything
-    spool_bytes: int  # on the disk before the dataset: HDF5 files, or images
+    spool_bytes: int  # on the disk when an episode is saved: HDF5 files, or the images written so far
     dataset_bytes: int
     cpu_s: float  # of the recorder and of what it starts, the cell excepted
     peak_memory_bytes: int  # of the recording process
