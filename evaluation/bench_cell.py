@@ -4,7 +4,7 @@ cameras would.
     twin    the twin in real time, its cameras rendered at their rate
     fake    an arm that is where it was told to be, and a few images again and again: for machines that render slowly
 
-`python -m armflow.evaluation.bench_cell SOURCE FILE` serves until its standard input ends.
+`python -m armflow.evaluation.bench_cell SOURCE WIDTH HEIGHT FILE` serves until its standard input ends.
 """
 
 import subprocess
@@ -40,9 +40,9 @@ START_TIMEOUT_S = 60.0
 DOF = fr3.SPEC.dof
 
 
-def bench_rig() -> Rig:
-    """Two 640x480 RGB-D cameras at 30 Hz, recorded at their rate."""
-    return replace(load_rig(), control_hz=30.0)
+def bench_rig(width: int, height: int) -> Rig:
+    """Two RGB-D cameras at 30 Hz, recorded at their rate."""
+    return replace(load_rig(), control_hz=30.0).with_image_size(width, height)
 
 
 def _layout(specs: list[CameraSpec]) -> np.dtype[Any]:
@@ -68,13 +68,13 @@ class _Shared:
         fill(self._values[name][0][count % SLOTS : count % SLOTS + 1])
         self._values[f"{name}.count"][0] = count + 1
 
-    def newest(self, name: str) -> Any:
-        """A copy of the newest value; None if there is none."""
-        while count := int(self._values[f"{name}.count"][0]):
+    def newest(self, name: str) -> tuple[Any, int]:
+        """A copy of the newest value, and how many there have been up to it."""
+        while True:
+            count = self.count(name)
             value = self._values[name][0][(count - 1) % SLOTS].copy()
-            if self._values[f"{name}.count"][0] - count < SLOTS - 1:
-                return value
-        return None
+            if self.count(name) - count < SLOTS - 1:  # else its place has been written to meanwhile
+                return value, count
 
     def count(self, name: str) -> int:
         return int(self._values[f"{name}.count"][0])
@@ -91,7 +91,7 @@ class SharedArm:
 
     def read(self) -> ArmState:
         self.read_times.append(time.monotonic())
-        t, gripper, *joints = self._shared.newest("state")
+        (t, gripper, *joints), _ = self._shared.newest("state")
         q, dq, effort = np.split(np.array(joints), 3)
         return ArmState(t, q, dq, effort, gripper)
 
@@ -101,32 +101,33 @@ class SharedArm:
         return ArmCommand(cmd.q.copy(), cmd.gripper)
 
     def hold(self) -> None:
-        _, gripper, *joints = self._shared.newest("state")
+        (_, gripper, *joints), _ = self._shared.newest("state")
         self.command(ArmCommand(np.array(joints[:DOF]), gripper))
 
 
 class SharedCamera:
-    """Camera of the cell; keeps the numbers of the frames it has handed out."""
+    """Camera of the cell; keeps count of the frames it has handed out."""
 
     def __init__(self, shared: _Shared, spec: CameraSpec) -> None:
         self.spec = spec
         self._shared = shared
-        self.numbers: list[int] = []
+        self.counts: list[int] = []  # of each call: how many frames the cell had delivered
 
     def latest(self, *, max_age_s: float) -> RgbdFrame:
-        value = self._shared.newest(self.spec.name)
+        value, count = self._shared.newest(self.spec.name)
         frame = RgbdFrame(float(value["t"]), int(value["number"]), value["rgb"], value["depth_mm"])
         if (age := time.monotonic() - frame.t) > max_age_s:
             raise StaleReading(self.spec.name, f"newest frame is {age:.2f} s old, allowed is {max_age_s} s")
-        self.numbers.append(frame.frame_number)
+        self.counts.append(count)
         return frame
 
 
 class CellProcess:
     """Starts the cell and waits until it delivers; leaving the context ends it."""
 
-    def __init__(self, source: Source) -> None:
-        self._source, self.rig = source, bench_rig()
+    def __init__(self, source: Source, width: int = 640, height: int = 480) -> None:
+        self._source, self.rig = source, bench_rig(width, height)
+        self._size = (str(width), str(height))
 
     def __enter__(self) -> Self:
         self._file = tempfile.NamedTemporaryFile(prefix="armflow-cell-")
@@ -134,7 +135,7 @@ class CellProcess:
         shared = _Shared(Path(self._file.name), self.rig)
         self.arm = SharedArm(shared)
         self.cameras = {c.name: SharedCamera(shared, c.spec()) for c in self.rig.cameras}
-        command = [sys.executable, "-m", __spec__.name, self._source, self._file.name]
+        command = [sys.executable, "-m", __spec__.name, self._source, *self._size, self._file.name]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not all(shared.count(name) for name in ("state", *self.cameras)):
@@ -143,6 +144,11 @@ class CellProcess:
                 raise DeviceTimeout("cell", f"the {self._source} delivers nothing; its process says why above")
             time.sleep(0.01)
         return self
+
+    @property
+    def looks(self) -> int:
+        """How often its cameras have been asked, each."""
+        return min(len(camera.counts) for camera in self.cameras.values())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -168,7 +174,7 @@ def _serve(shared: _Shared, arm: ArmDriver, cameras: Mapping[str, Camera], fps: 
             over.wait(start + tick / ARM_HZ - clock.now())
             if (count := shared.count("command")) > seen:
                 seen = count
-                arm.command(ArmCommand.from_vector(shared.newest("command")))
+                arm.command(ArmCommand.from_vector(shared.newest("command")[0]))
             s = arm.read()
             vector = np.concatenate([[s.t, s.gripper], s.q, s.dq, s.effort])
             shared.put("state", lambda place, vector=vector: place.__setitem__(0, vector))
@@ -209,9 +215,9 @@ class _Film:
 
 
 def main() -> None:
-    source, path = sys.argv[1:]
+    source, width, height, path = sys.argv[1:]
     assert source in get_args(Source)
-    rig, over = bench_rig(), threading.Event()
+    rig, over = bench_rig(int(width), int(height)), threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
     shared = _Shared(Path(path), rig)
     if source == "fake":

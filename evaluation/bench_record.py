@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..robot.clock import MonotonicClock
 from ..robot.errors import DataError
 from .bench_cell import Source, bench_rig
 from .bench_recorders import Figures, Job, Who
@@ -50,8 +53,9 @@ class Row:
 ROWS = (
     Row("frames expected", "expected", compared=False),
     Row("frames lost", "lost", compared=False),
+    Row("cameras delivered", "camera_hz", unit="Hz", digits=1, compared=False),
     Row("camera frames read twice", "repeated", compared=False),
-    Row("camera frames never read", "skipped", compared=False),
+    Row("camera frames not read", "unread", compared=False),
     Row("period error, median", "period_error_p50_s", 1e3, "ms", 2),
     Row("period error, p99", "period_error_p99_s", 1e3, "ms", 2),
     Row("period error, p99.9", "period_error_p999_s", 1e3, "ms", 2),
@@ -70,15 +74,21 @@ def record(
     episodes: int = 2,
     source: Source = "twin",
     against: Literal["default", "streaming", "nothing"] = "default",
+    width: int = 640,
+    height: int = 480,
     out: Path = Path("runs/bench-record"),
 ) -> None:
-    """Record two 640x480 RGB-D cameras at 30 Hz, with armflow and with stock LeRobot, one after the other.
+    """Record two RGB-D cameras at 30 Hz, with armflow and with stock LeRobot, one after the other.
+
+    A bare timer of the same rate runs beside each: what it is late by is the machine's doing, not the recorder's.
 
     Args:
         seconds: Recording time of each, in all episodes together, s.
         episodes: How many episodes that is; from the second on, the one before is being committed meanwhile.
         source: twin renders in real time, in a process of its own; fake shows the same images again and again.
         against: Stock LeRobot with its defaults or with streaming encoding; nothing leaves it out.
+        width: Of the images, px.
+        height: Of the images, px.
         out: Folder of record.json with all figures; recordings are kept beside it only if something goes wrong.
     """
     whom: dict[str, tuple[Who, ...]] = {
@@ -88,9 +98,10 @@ def record(
     }
     out.mkdir(parents=True, exist_ok=True)
     results: dict[Who, Figures] = {}
+    timers: dict[Who, float] = {}
     for who in whom[against]:
         folder = Path(tempfile.mkdtemp(prefix=f"{who}-", dir=out))
-        results[who] = run(Job(who, source, folder, seconds / episodes, episodes))
+        results[who], timers[who] = run(Job(who, source, folder, seconds / episodes, episodes, width, height))
         shutil.rmtree(folder)
     report = {
         "source": source,
@@ -98,22 +109,56 @@ def record(
         "episodes": episodes,
         "cpus": os.cpu_count(),
         "load_average": os.getloadavg(),
+        "size": [width, height],
+        "bare_timer_p999_s": timers,
         "figures": {who: asdict(figures) | {"lost": figures.lost} for who, figures in results.items()},
     }
     (out / "record.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    Console().print(table(results, source))
+    Console().print(table(results, timers, title=f"Recording two {width}x{height} RGB-D cameras at 30 Hz, {source}"))
     Console().print(verdict(results["armflow"]))
 
 
-def run(job: Job) -> Figures:
-    """Do the job in a process of its own, with a progress bar. Raises DataError if it fails; its log says why."""
-    expected = round(job.episode_s * bench_rig().control_hz) * job.episodes
+class BareTimer:
+    """A thread that only ticks, as a control loop does; `late_s` are the errors of its periods while `counts` is set."""
+
+    def __init__(self, hz: float) -> None:
+        self._period, self._over = 1.0 / hz, threading.Event()
+        self.counts = threading.Event()
+        self.late_s: list[float] = []
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _tick(self) -> None:
+        clock = MonotonicClock()
+        due = last = clock.now()
+        while not self._over.is_set():
+            due = max(due + self._period, last)  # a slot that has passed is left out, as in the control loop
+            clock.sleep_until(due)
+            now = clock.now()
+            if self.counts.is_set():
+                self.late_s.append(abs(now - last - self._period))
+            last = now
+
+
+def run(job: Job) -> tuple[Figures, float]:
+    """Do the job in a process of its own, with a progress bar; returns how it went, and the p99.9 period error of a bare
+    timer meanwhile, s. Raises DataError if it fails; its log says why."""
+    hz = bench_rig(job.width, job.height).control_hz
+    expected = round(job.episode_s * hz) * job.episodes
     text = json.dumps(asdict(job) | {"out": str(job.out)})
     log = job.out / "log.txt"
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with (
         log.open("w") as errors,
         Progress(*columns) as bar,
+        BareTimer(hz) as timer,
         subprocess.Popen(
             [sys.executable, "-m", MODULE, text], stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process,
@@ -123,13 +168,14 @@ def run(job: Job) -> Figures:
         for line in process.stdout:
             message = json.loads(line)
             if "figures" in message:
-                return Figures(**message["figures"])
+                return Figures(**message["figures"]), float(np.quantile(timer.late_s or [0.0], 0.999))
+            (timer.counts.set if message["stage"] == "recording" else timer.counts.clear)()
             bar.update(task, description=f"{NAMES[job.who]}: {message['stage']}", completed=message["done"] or None)
     raise DataError(f"{NAMES[job.who]} ended without a result; {log} says why")
 
 
-def table(results: dict[Who, Figures], source: Source) -> Table:
-    found = Table(title=f"Recording two 640x480 RGB-D cameras at 30 Hz, {source}")
+def table(results: dict[Who, Figures], timers: dict[Who, float], *, title: str) -> Table:
+    found = Table(title=title)
     found.add_column("figure")
     for who in results:
         found.add_column(NAMES[who], justify="right")
@@ -139,6 +185,8 @@ def table(results: dict[Who, Figures], source: Source) -> Table:
     for row in ROWS:
         ratios = [row.ratio(results["armflow"], results[who]) for who in others]
         found.add_row(row.name, *(row.text(figures) for figures in results.values()), *ratios)
+        if row.field == "period_error_max_s":
+            found.add_row("a bare timer meanwhile, p99.9", *(f"{1e3 * timers[who]:.2f} ms" for who in results))
     return found
 
 

@@ -40,6 +40,8 @@ class Job:
     out: Path
     episode_s: float
     episodes: int
+    width: int = 640
+    height: int = 480
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,10 @@ class Figures:
     expected: int  # frames that the rate asks for
     recorded: int  # rows of the dataset
     video_frames: int  # in the poorest of its videos
-    # Loop and cameras have clocks of their own at the same rate, so a late frame is missed and another read twice.
+    camera_hz: float  # what the slowest camera has delivered while episodes were recorded
+    # Loop and cameras have clocks of their own, so that now and then a frame is read twice and another not at all.
     repeated: int
-    skipped: int
+    unread: int
     period_error_p50_s: float  # between two readings of the arm within an episode, from the nominal period
     period_error_p99_s: float
     period_error_p999_s: float
@@ -118,19 +121,21 @@ class Marks:
     cell: CellProcess
     cpu_before: float
     reads: list[tuple[int, int]]  # of each episode, first and last + 1 in the arm's read times
+    looks: list[tuple[int, int]]  # the same for the cameras
     waits_s: list[float]  # between episodes
     spool_bytes: int = 0
     ended: float = 0.0  # monotonic clock
 
 
 def record_armflow(job: Job, cell: CellProcess) -> Marks:
-    rig, marks = cell.rig, Marks(cell, cpu_s(), [], [])
+    rig, marks = cell.rig, Marks(cell, cpu_s(), [], [], [])
     schema = make_schema(cell.arm.spec, [c.spec for c in cell.cameras.values()], rig.control_hz)
     steps = round(job.episode_s * rig.control_hz)
     with Recorder(RecorderCfg(job.out / "spool", job.out / "dataset"), schema, rig_hash=rig.hash) as recorder:
         recorder.start(TASK)
         for episode in range(job.episodes):
             first = len(cell.arm.read_times) + 1  # the safety filter reads the arm once before the first tick
+            first_look = cell.looks
             result = run_episode(
                 arm=cell.arm,
                 cameras=cell.cameras,
@@ -141,6 +146,7 @@ def record_armflow(job: Job, cell: CellProcess) -> Marks:
                 sinks=(recorder, _Counter(episode * steps)),
             )
             marks.reads.append((first, len(cell.arm.read_times)))
+            marks.looks.append((first_look, cell.looks))
             marks.ended = time.monotonic()
             path = recorder.save(EpisodeLabel("success", terminated=True, loop=result.stats))
             if path.exists():
@@ -158,16 +164,19 @@ def figures(job: Job, marks: Marks) -> Figures:
     finished_s = time.monotonic() - marks.ended
     errors = np.concatenate([np.abs(np.diff(cell.arm.read_times[a:b]) - period) for a, b in marks.reads])
     p50, p99, p999 = np.quantile(errors, [0.5, 0.99, 0.999])
-    gaps = np.concatenate([np.diff(c.numbers) for c in cell.cameras.values()])
-    within = gaps[gaps < 1 / period]  # others lie between episodes
+    counts = [np.array(camera.counts[a:b]) for camera in cell.cameras.values() for a, b in marks.looks]
+    gaps = np.concatenate([np.diff(episode) for episode in counts])
+    recorded_s = sum(cell.arm.read_times[b - 1] - cell.arm.read_times[a] for a, b in marks.reads)
+    delivered = [sum(c.counts[b - 1] - c.counts[a] for a, b in marks.looks) for c in cell.cameras.values()]
     info = read_info(job.out / "dataset")
     assert info is not None
     return Figures(
         expected=round(job.episode_s * cell.rig.control_hz) * job.episodes,
         recorded=int(info["total_frames"]),
         video_frames=min(video_frames(job.out / "dataset").values()),
-        repeated=int((within == 0).sum()),
-        skipped=int((within - 1)[within > 1].sum()),
+        camera_hz=min(delivered) / recorded_s,
+        repeated=int((gaps == 0).sum()),
+        unread=int((gaps - 1)[gaps > 1].sum()),
         period_error_p50_s=float(p50),
         period_error_p99_s=float(p99),
         period_error_p999_s=float(p999),
@@ -208,7 +217,7 @@ def main(arguments: Sequence[str]) -> None:
     if job.who != "armflow":
         from .bench_stock import record_stock as recorder  # imports LeRobot's recording script: seconds
     say(stage="starting", done=0)
-    with CellProcess(job.source) as cell:
+    with CellProcess(job.source, job.width, job.height) as cell:
         result: dict[str, Any] = asdict(figures(job, recorder(job, cell)))
     say(figures=result)
 

@@ -139,7 +139,7 @@ def record_stock(job: Job, cell: CellProcess) -> Marks:
     # The two factories only know robots that come as installed plugins.
     lerobot_record.make_robot_from_config = lambda config: CellRobot(cell)
     lerobot_record.make_teleoperator_from_config = lambda config: SwayTeleop(cell)
-    marks = Marks(cell, cpu_s(), [], [])
+    marks = Marks(cell, cpu_s(), [], [], [])
     _watch(marks, job.episodes)
     lerobot_record.record(
         lerobot_record.RecordConfig(
@@ -180,6 +180,7 @@ def _watch(marks: Marks, episodes: int) -> None:
     def watched_save(self: LeRobotDataset, *args: Any, **kwargs: Any) -> None:
         reads = marks.cell.arm.read_times
         marks.reads.append((marks.reads[-1][1] if marks.reads else 0, len(reads)))
+        marks.looks.append((marks.looks[-1][1] if marks.looks else 0, marks.cell.looks))
         marks.ended = time.monotonic()
         marks.spool_bytes += folder_bytes(self.root / "images")
         say(stage="committing", done=0)

@@ -9,16 +9,17 @@ import pytest
 from armflow.evaluation import bench_record
 from armflow.evaluation.bench_cell import CellProcess
 from armflow.evaluation.bench_record import record, run, table, verdict
-from armflow.evaluation.bench_recorders import Figures, Job
+from armflow.evaluation.bench_recorders import Figures, Job, Who
 from armflow.robot.errors import DataError
 from armflow.robot.types import ArmCommand
 from rich.console import Console
 
 GOOD = Figures(
-    expected=60, recorded=60, video_frames=60, repeated=0, skipped=0, period_error_p50_s=1e-4, period_error_p99_s=1e-3,
+    expected=60, recorded=60, video_frames=60, camera_hz=30.0, repeated=0, unread=0, period_error_p50_s=1e-4, period_error_p99_s=1e-3,
     period_error_p999_s=2e-3, period_error_max_s=3e-3, next_episode_s=0.1, finished_s=5.0, spool_bytes=10**8,
     dataset_bytes=10**7, cpu_s=10.0, peak_memory_bytes=10**8,
 )  # fmt: skip
+TIMERS: dict[Who, float] = {"armflow": 1e-4, "lerobot": 2e-4}
 
 
 def test_a_missing_row_and_a_missing_image_are_both_a_lost_frame() -> None:
@@ -37,7 +38,7 @@ def test_the_verdict_names_the_target_that_is_missed() -> None:
 def test_the_table_says_how_many_times_as_much_the_other_takes() -> None:
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(table({"armflow": GOOD, "lerobot": replace(GOOD, next_episode_s=3.0)}, "twin"))
+        console.print(table({"armflow": GOOD, "lerobot": replace(GOOD, next_episode_s=3.0)}, TIMERS, title="twin"))
     (line,) = [line for line in captured.get().splitlines() if "save to next episode" in line]
     assert all(text in line for text in ("0.100 s", "3.000 s", "30 x"))
 
@@ -60,13 +61,14 @@ def test_the_cell_delivers_frames_and_follows_commands(source: bench_record.Sour
 
 @pytest.mark.slow
 def test_both_recorders_are_measured_by_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record(seconds=1.0, episodes=2, source="fake", out=tmp_path)
+    record(seconds=1.0, episodes=2, source="fake", width=64, height=64, out=tmp_path)
     report = json.loads((tmp_path / "record.json").read_text())
     assert list(report["figures"]) == ["armflow", "lerobot"]
     for figures in report["figures"].values():
         assert 0 < figures["recorded"] <= figures["expected"] == 30
         assert figures["video_frames"] == figures["recorded"]
         assert 0 <= figures["period_error_p50_s"] <= figures["period_error_p999_s"] <= figures["period_error_max_s"]
+        assert figures["camera_hz"] > 1
         assert min(figures[name] for name in ("next_episode_s", "finished_s", "dataset_bytes", "cpu_s")) > 0
     assert list(tmp_path.iterdir()) == [tmp_path / "record.json"]
     assert "lerobot-record" in capsys.readouterr().out
