@@ -7,6 +7,7 @@ cameras would.
 `python -m armflow.evaluation.bench_cell SOURCE WIDTH HEIGHT FILE` serves until its standard input ends.
 """
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,7 @@ class CellProcess:
     def __init__(self, source: Source, width: int = 640, height: int = 480) -> None:
         self._source, self.rig = source, bench_rig(width, height)
         self._size = (str(width), str(height))
+        self.cpu_s = 0.0  # what it has taken, once it has ended
 
     def __enter__(self) -> Self:
         self._file = tempfile.NamedTemporaryFile(prefix="armflow-cell-")
@@ -153,14 +155,28 @@ class CellProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+        self._file.close()
+
+    def end(self) -> None:
+        """Stop delivering; what has been delivered stays. Idempotent."""
+        if self._process.returncode is not None:
+            return
         assert self._process.stdin is not None
         self._process.stdin.close()
+        before = cpu_of_children_s()
         try:
             self._process.wait(10.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._file.close()
+        self.cpu_s = cpu_of_children_s() - before
+
+
+def cpu_of_children_s() -> float:
+    """Of the children that have ended."""
+    use = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return use.ru_utime + use.ru_stime
 
 
 def _serve(shared: _Shared, arm: ArmDriver, cameras: Mapping[str, Camera], fps: float, over: threading.Event) -> None:

@@ -23,7 +23,7 @@ from ..robot.clock import MonotonicClock
 from ..robot.control import Decision, LoopCfg, Step, run_episode
 from ..robot.safety import JointSafety
 from ..robot.types import ArmCommand, ControlMode, Floats, Observation
-from .bench_cell import CellProcess, Source
+from .bench_cell import CellProcess, Source, cpu_of_children_s
 
 TASK = "put the peach in the bowl"
 HALF_A_TICK = 0.5
@@ -128,7 +128,7 @@ class Marks:
 
 
 def record_armflow(job: Job, cell: CellProcess) -> Marks:
-    rig, marks = cell.rig, Marks(cell, cpu_s(), [], [], [])
+    rig, marks = cell.rig, Marks(cell, cpu_s(cell), [], [], [])
     schema = make_schema(cell.arm.spec, [c.spec for c in cell.cameras.values()], rig.control_hz)
     steps = round(job.episode_s * rig.control_hz)
     with Recorder(RecorderCfg(job.out / "spool", job.out / "dataset"), schema, rig_hash=rig.hash) as recorder:
@@ -154,12 +154,13 @@ def record_armflow(job: Job, cell: CellProcess) -> Marks:
             if episode < job.episodes - 1:
                 recorder.start(TASK)
                 marks.waits_s.append(time.monotonic() - marks.ended)
+        cell.end()  # rendering would only slow down what comes
         say(stage="committing", done=0)
     return marks
 
 
 def figures(job: Job, marks: Marks) -> Figures:
-    """Everything that both recorders are measured by; the cell is still running."""
+    """Everything that both recorders are measured by."""
     cell, period = marks.cell, 1.0 / marks.cell.rig.control_hz
     finished_s = time.monotonic() - marks.ended
     errors = np.concatenate([np.abs(np.diff(cell.arm.read_times[a:b]) - period) for a, b in marks.reads])
@@ -185,7 +186,7 @@ def figures(job: Job, marks: Marks) -> Figures:
         finished_s=finished_s,
         spool_bytes=marks.spool_bytes,
         dataset_bytes=folder_bytes(job.out / "dataset"),
-        cpu_s=cpu_s() - marks.cpu_before,
+        cpu_s=cpu_s(cell) - marks.cpu_before,
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 
@@ -204,10 +205,10 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def cpu_s() -> float:
-    """Of this process and of its children that have ended; the cell ends after the last measurement."""
-    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(use.ru_utime + use.ru_stime for use in uses)
+def cpu_s(cell: CellProcess) -> float:
+    """Of this process and of its children that have ended, the cell excepted."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return own.ru_utime + own.ru_stime + cpu_of_children_s() - cell.cpu_s
 
 
 def main(arguments: Sequence[str]) -> None:

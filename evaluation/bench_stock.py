@@ -139,7 +139,7 @@ def record_stock(job: Job, cell: CellProcess) -> Marks:
     # The two factories only know robots that come as installed plugins.
     lerobot_record.make_robot_from_config = lambda config: CellRobot(cell)
     lerobot_record.make_teleoperator_from_config = lambda config: SwayTeleop(cell)
-    marks = Marks(cell, cpu_s(), [], [], [])
+    marks = Marks(cell, cpu_s(cell), [], [], [])
     _watch(marks, job.episodes)
     lerobot_record.record(
         lerobot_record.RecordConfig(
@@ -184,6 +184,8 @@ def _watch(marks: Marks, episodes: int) -> None:
         marks.ended = time.monotonic()
         marks.spool_bytes += folder_bytes(self.root / "images")
         say(stage="committing", done=0)
+        if len(marks.reads) == episodes:
+            marks.cell.end()  # rendering would only slow down what comes
         save_episode(self, *args, **kwargs)
         if len(marks.reads) < episodes:
             marks.waits_s.append(time.monotonic() - marks.ended)
