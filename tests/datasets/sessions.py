@@ -114,15 +114,14 @@ def record_episode(recorder: Recorder, seed: int, length: int, *sinks: StepSink)
 
 def session(number: int, spool: Path, root: Path) -> None:
     with Recorder(RecorderCfg(spool, root), schema()) as recorder:
-        say("committing", *children())
         for seed in range(number * EPISODES, (number + 1) * EPISODES):
             path = record_episode(recorder, seed, length_of(seed), Counted(seed))
             say("saved", seed, str(path))
 
 
-def children() -> list[int]:
+def children(pid: int) -> list[int]:
     """Processes that this one has started."""
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def say(*message: object) -> None:

@@ -38,7 +38,6 @@ class Told:
 
     number: int
     pid: int = 0
-    committing: list[int] = field(default_factory=list)
     added: dict[int, int] = field(default_factory=dict)  # seed -> steps
     flushed: dict[str, int] = field(default_factory=dict)  # spool file -> frames
     saved: dict[int, Path] = field(default_factory=dict)  # seed -> spool file
@@ -71,8 +70,6 @@ class Sessions:
                 return False
             if kind == "began":
                 told.pid = values[1]
-            elif kind == "committing":
-                told.committing = values
             elif kind in ("added", "flushed"):
                 getattr(told, kind)[values[0]] = values[1]
             elif kind == "saved":
@@ -112,14 +109,25 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def kill_session(pid: int) -> list[int]:
+    """Kill a session where it is; returns what outlives it: the committing process, if it has started one."""
+    os.kill(pid, signal.SIGSTOP)  # between looking for that one and the kill it must not start it
+    assert wait_until(lambda: state(pid) == "T")
+    started = sessions.children(pid)
+    kill(pid)
+    return started
+
+
+def state(pid: int) -> str:
+    """Of a process: R, S, D, T (stopped), Z (ended, nobody has asked) or nothing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def running(pids: list[int]) -> list[int]:
-    """Those that are still there; zombies are not."""
-    alive = []
-    for pid in pids:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                alive.append(pid)
-    return alive
+    return [pid for pid in pids if state(pid) not in ("", "Z")]
 
 
 def wait_until(condition: Any, patience_s: float = PATIENCE_S) -> bool:
@@ -193,12 +201,12 @@ def test_sigkill_at_any_moment_loses_no_saved_episode_and_no_flushed_frame(tmp_p
                 told = ours.begin(number, spool, root)
                 moment = moments[number % len(moments)]
                 moment(ours, told, root, rng)
-                kill(told.pid)
+                committing += kill_session(told.pid)
                 if moment is while_committing:
-                    for pid in (*committing, *told.committing):
+                    for pid in committing:
                         kill(pid)
                 assert ours.listen(told, lambda told=told: told.over)
-                committing = running([*committing, *told.committing])
+                committing = running(committing)
                 saved |= told.saved
                 flushed |= told.flushed
                 for part in unfinished(spool):

@@ -57,7 +57,7 @@ def test_an_encoder_that_stalls_neither_stops_the_session_nor_drops_or_shifts_a_
         lengths[seed] = length
 
     with Recorder(RecorderCfg(spool, root), sessions.schema()) as recorder:
-        (committing,) = sessions.children()
+        (committing,) = sessions.children(os.getpid())
         record(200)
         wait_until(lambda: any((root / STAGING_DIR).glob("*/*")))  # it encodes
         os.kill(committing, signal.SIGSTOP)
