@@ -187,7 +187,7 @@ def figures(job: Job, marks: Marks) -> Figures:
         spool_bytes=marks.spool_bytes,
         dataset_bytes=folder_bytes(job.out / "dataset"),
         cpu_s=cpu_s(cell) - marks.cpu_before,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory_bytes=peak_memory_bytes(),
     )
 
 
@@ -203,6 +203,12 @@ def video_frames(root: Path) -> dict[str, int]:
 
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def peak_memory_bytes() -> int:
+    """Of this process. Not `ru_maxrss`: that begins with what the process that started this one held."""
+    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def cpu_s(cell: CellProcess) -> float:
