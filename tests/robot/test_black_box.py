@@ -27,7 +27,8 @@ def written(box: BlackBox, reason: str = "why") -> Path:
 def test_what_is_read_is_what_was_kept(tmp_path: Path):
     box = BlackBox(tmp_path / "stops")
     box.start(fr3.SPEC, HZ)
-    asked, let_through = ArmCommand(np.full(7, 0.5), 0.25), ArmCommand(np.full(7, 0.25), 0.2)
+    q = np.array(range(7), np.float64)
+    asked, let_through = ArmCommand(q, 0.25), ArmCommand(0.5 * q, 0.2)
     flags = SafetyFlag.JOINT_SPEED | SafetyFlag.STALE
     box.add(moment(0.1, requested=asked, age_s=0.03, filtered=let_through, flags=flags, sent=let_through))
     last = box.add(moment(0.2))
