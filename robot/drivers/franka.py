@@ -14,11 +14,12 @@ import numpy as np
 
 from .. import fr3
 from ..clock import Clock, MonotonicClock
-from ..errors import ConfigError, DeviceError, DeviceFault, DeviceNotFound, DeviceTimeout, OperatorNeeded, StaleReading
+from ..errors import ConfigError, DeviceFault, DeviceNotFound, DeviceTimeout, OperatorNeeded, StaleReading
 from ..interpolator import MotionLimits, Setpoint
 from ..servo import Servo, ServoCfg, ServoStats
 from ..types import ArmCommand, ArmState, Floats
 from .franka_hand import FrankaHand, HandCfg
+from .leaving import leave
 from .within import within
 
 NAME = fr3.SPEC.name
@@ -121,15 +122,7 @@ class FrankaArm:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
-        try:
-            try:
-                self._come_to_rest()
-            finally:
-                self._let_go()
-        except DeviceError as another:
-            if error is None:
-                raise
-            error.add_note(f"on the way out: {another}")  # the first error is the one to report
+        leave(self._come_to_rest, self._let_go, error)
 
     def read(self) -> ArmState:
         """Newest measurement; effort is the measured joint torque.

@@ -11,10 +11,11 @@ from typing import Self
 import numpy as np
 
 from ..clock import Clock, MonotonicClock
-from ..errors import DeviceError, DeviceFault, DeviceNotFound, DeviceTimeout, StaleReading
+from ..errors import DeviceFault, DeviceNotFound, DeviceTimeout, StaleReading
 from ..interpolator import Setpoint
 from ..servo import Servo, ServoStats
 from ..types import ArmCommand, ArmSpec, ArmState
+from .leaving import leave
 from .lerobot_config import LeRobotArmCfg
 from .lerobot_link import RECOVER, LeRobotLink
 
@@ -49,15 +50,7 @@ class LeRobotArm:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         self._inside = False
-        try:
-            try:
-                self._come_to_rest()
-            finally:
-                self._let_go()
-        except DeviceError as another:
-            if error is None:
-                raise
-            error.add_note(f"on the way out: {another}")  # the first error is the one to report
+        leave(self._come_to_rest, self._let_go, error)
 
     def read(self) -> ArmState:
         """Newest measurement; never waits. Its `t` is when the motor that was heard least recently answered.

@@ -17,6 +17,7 @@ from ..errors import ConfigError, DeviceError, DeviceFault, DeviceTimeout
 from ..interpolator import MotionLimits, Setpoint
 from ..servo import Servo, ServoCfg, ServoStats
 from ..types import ArmCommand, ArmState, Floats
+from .leaving import leave
 from .xarm_gripper import XArmGripper, XArmGripperCfg
 from .xarm_link import NAME, READY, XArmLink
 from .xarm_motion import Motion, OnlinePlanning
@@ -119,15 +120,7 @@ class XArm7:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         self._entered = False
-        try:
-            try:
-                self._come_to_rest()
-            finally:
-                self._let_go()
-        except DeviceError as another:
-            if error is None:
-                raise
-            error.add_note(f"on the way out: {another}")  # the first error is the one to report
+        leave(self._come_to_rest, self._let_go, error)
 
     def read(self) -> ArmState:
         """Newest measurement; effort is the torque that the control box estimates.
