@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,7 +120,7 @@ def test_help_of_a_command_describes_its_options(
 def readme_commands() -> list[list[str]]:
     """Every `armflow ...` line of the README's code blocks, its comment cut off."""
     blocks = re.findall(r"```\n(.*?)```", (Path(cli.__file__).parent / "README.md").read_text(), re.DOTALL)
-    lines = [line.partition("#")[0].split() for block in blocks for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
     return [line[1:] for line in lines if line[:1] == ["armflow"]]
 
 
@@ -147,7 +148,7 @@ def test_an_error_of_armflow_is_one_message_and_no_traceback(tmp_path: Path) -> 
     assert done.returncode == 1
     assert done.stdout == ""
     assert words(done.stderr) == (
-        "armflow: rig file no_such_rig.toml does not exist; start from fr3_table.toml"
+        "armflow: rig file no_such_rig.toml does not exist; `armflow rig new no_such_rig.toml` writes one to start from"
     )  # and nothing after it
     assert not list(tmp_path.iterdir())
 

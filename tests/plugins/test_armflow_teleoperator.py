@@ -112,7 +112,9 @@ def test_the_tool_moves_as_fast_as_wished_whatever_the_rate_of_the_loop(
         clock.sleep_until((tick + 0.2 * rng.uniform(-1, 1)) / loop_hz)
         robot.send_action(teleop.get_action())
     assert 20 <= hands[0].reads <= 21  # 2 s at the rig's 10 Hz
-    assert kinematics.forward(arms[0].q)[2, 3] - start == pytest.approx(0.005 * hands[0].reads, abs=0.003)
+    assert kinematics.forward(arms[0].q)[2, 3] - start == pytest.approx(
+        0.005 * hands[0].reads, abs=0.006
+    )  # a wish late
 
 
 def test_after_a_pause_it_starts_from_where_the_arm_is_and_keeps_the_grip(

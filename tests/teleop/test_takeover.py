@@ -1,7 +1,7 @@
 """A policy and a person on one arm: whose command counts, and what is in between."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,7 @@ from armflow.robot.errors import DeviceFault, SafetyStop
 from armflow.robot.fakes import FakeArm, FakeSink
 from armflow.robot.kinematics import Kinematics
 from armflow.robot.rig import Rig, load_rig
-from armflow.robot.safety import JointSafety, SafetyCfg
+from armflow.robot.safety import JointSafety
 from armflow.robot.twin.cell import Episode
 from armflow.robot.types import ArmCommand, ArmState, ControlMode, Floats, Observation
 from armflow.teleop.collect import Job
@@ -217,7 +217,7 @@ def test_an_arm_that_is_far_behind_is_taken_over_where_it_is(kinematics: Kinemat
     arm, sink = FakeArm(clock, q=HOME), FakeSink()
     source = TakeoverSource(Planner(move_rad=0.1), Hand("....hhh"), kinematics, HZ)
     run_episode(
-        arm=arm, cameras={}, source=source, safety=JointSafety(arm.spec, SafetyCfg(speed_scale=0.05)), clock=clock,
+        arm=arm, cameras={}, source=source, safety=JointSafety(arm.spec, replace(load_rig().safety, speed_scale=0.05)), clock=clock,
         cfg=LoopCfg(fps=HZ, max_steps=7), sinks=(sink,),
     )  # fmt: skip
     before = sink.steps[3]
@@ -243,7 +243,12 @@ def test_the_person_ends_the_episode_whoever_decides(
 ) -> None:
     source = TakeoverSource(Planner(), Hand(before + "E", event), kinematics, HZ)
     result = run_episode(
-        arm=arm, cameras={}, source=source, safety=JointSafety(arm.spec), clock=clock, cfg=LoopCfg(fps=HZ)
+        arm=arm,
+        cameras={},
+        source=source,
+        safety=JointSafety(arm.spec, load_rig().safety),
+        clock=clock,
+        cfg=LoopCfg(fps=HZ),
     )
     assert source.event is event
     assert (result.end.reason, result.stats.steps) == ("source ended", len(before))
@@ -253,7 +258,14 @@ def test_an_unplugged_device_stops_the_policy_too(kinematics: Kinematics, arm: F
     """Nobody could take over any more."""
     source = TakeoverSource(Planner(), Hand("...!"), kinematics, HZ)
     with pytest.raises(DeviceFault, match="joystick: unplugged"):
-        run_episode(arm=arm, cameras={}, source=source, safety=JointSafety(arm.spec), clock=clock, cfg=LoopCfg(fps=HZ))
+        run_episode(
+            arm=arm,
+            cameras={},
+            source=source,
+            safety=JointSafety(arm.spec, load_rig().safety),
+            clock=clock,
+            cfg=LoopCfg(fps=HZ),
+        )
     assert arm.holding
 
 

@@ -21,6 +21,7 @@ from .config import ArmflowRobotConfig
 
 MAX_FRAME_AGE_S = 0.2  # as in armflow's own loop
 PAUSE_S = 0.5  # s without an action, as while an episode is saved: then the arm may be somewhere else
+EARLY = 0.9
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,10 @@ class ArmflowRobot(Robot):
         self._shared: SharedArm | None = None
         self._acted_t: float | None = None  # time of the last action
         # LeRobot does not say how fast its loop is. The filter's limits hold for one command per control period, so of a
-        # faster loop only as many are followed: those at the rig's rate, half a period early at most.
+        # faster loop only as many are followed: those at the rig's rate, `EARLY` of a period too soon at most, since a
+        # loop at that rate is not punctual.
         self._due = 0.0
-        self._actions = 0
+        self._actions = self._followed = 0
         self._changed = Counter[str]()  # actions, by what the safety filter changed
         self._end: EpisodeEnd | None = None
 
@@ -87,7 +89,7 @@ class ArmflowRobot(Robot):
             stack.callback(station.arm.hold)
             self._stack = stack.pop_all()
         self._shared, self._acted_t, self._end = shared, None, None
-        self._actions, self._changed = 0, Counter()
+        self._actions, self._followed, self._changed = 0, 0, Counter()
         if station.episode is not None:
             log.info("twin: %s", station.episode.layout.instruction)
 
@@ -122,7 +124,12 @@ class ArmflowRobot(Robot):
         """Hold, and close everything."""
         shared = self._open()
         changed = ", ".join(f"{n} because of {reason}" for reason, n in self._changed.items())
-        log.info("%d actions sent, changed by the safety filter: %s", self._actions, changed or "none")
+        log.info(
+            "%d actions sent, %d followed, changed by the safety filter: %s",
+            self._actions,
+            self._followed,
+            changed or "none",
+        )
         if self._end is None and (episode := shared.station.episode) is not None:
             log.info("twin: not done: %s", episode.judge.status.reasons)
         self._shared = None
@@ -145,11 +152,12 @@ class ArmflowRobot(Robot):
             station.safety.reset(station.arm.read())
             self._due = now
         self._acted_t = now
-        if now < self._due - period / 2 and shared.executed is not None:
-            return shared.executed
-        self._due = max(self._due, now - period / 2) + period
-        filtered = station.safety(requested, station.arm.read(), period)
         self._actions += 1
+        if now < self._due - EARLY * period and shared.executed is not None:
+            return shared.executed
+        self._due = max(self._due, now - EARLY * period) + period
+        self._followed += 1
+        filtered = station.safety(requested, station.arm.read(), period)
         self._changed.update(str(flag.name).lower() for flag in filtered.flags)
         return station.arm.command(filtered.command)
 
