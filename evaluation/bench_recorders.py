@@ -21,6 +21,7 @@ from ..datasets.recorder import Recorder, RecorderCfg
 from ..datasets.schema import make_schema
 from ..robot.clock import MonotonicClock
 from ..robot.control import Decision, LoopCfg, Step, run_episode
+from ..robot.realtime import realtime_priority
 from ..robot.safety import JointSafety
 from ..robot.types import ArmCommand, ControlMode, Floats, Observation
 from .bench_cell import CellProcess, Source, cpu_of_children_s
@@ -136,15 +137,16 @@ def record_armflow(job: Job, cell: CellProcess) -> Marks:
         for episode in range(job.episodes):
             first = len(cell.arm.read_times) + 1  # the safety filter reads the arm once before the first tick
             first_look = cell.looks
-            result = run_episode(
-                arm=cell.arm,
-                cameras=cell.cameras,
-                source=Sway(np.array(rig.arm.home_q), job.episode_s - HALF_A_TICK / rig.control_hz),
-                safety=JointSafety(cell.arm.spec, rig.safety),
-                clock=MonotonicClock(),
-                cfg=LoopCfg(fps=rig.control_hz, max_steps=steps, max_frame_age_s=MAX_AGE_S),
-                sinks=(recorder, _Counter(episode * steps)),
-            )
+            with realtime_priority():
+                result = run_episode(
+                    arm=cell.arm,
+                    cameras=cell.cameras,
+                    source=Sway(np.array(rig.arm.home_q), job.episode_s - HALF_A_TICK / rig.control_hz),
+                    safety=JointSafety(cell.arm.spec, rig.safety),
+                    clock=MonotonicClock(),
+                    cfg=LoopCfg(fps=rig.control_hz, max_steps=steps, max_frame_age_s=MAX_AGE_S),
+                    sinks=(recorder, _Counter(episode * steps)),
+                )
             marks.reads.append((first, len(cell.arm.read_times)))
             marks.looks.append((first_look, cell.looks))
             marks.ended = time.monotonic()

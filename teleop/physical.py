@@ -8,6 +8,7 @@ from ..datasets.labels import EpisodeLabel
 from ..robot.control import EpisodeResult, LoopCfg, StepSink, run_episode
 from ..robot.errors import ConfigError
 from ..robot.kinematics import Kinematics
+from ..robot.realtime import realtime_priority
 from ..robot.rig import Rig
 from ..robot.station import Station, go_home, open_station
 from .device import HandDevice, TeleopEvent
@@ -60,10 +61,11 @@ def demonstrate_once(station: Station, session: Session, instruction: str) -> Ep
 
     def run(sinks: tuple[StepSink, ...]) -> EpisodeResult:
         cfg = LoopCfg(fps=rig.control_hz, max_steps=round(MAX_EPISODE_S * rig.control_hz))
-        return run_episode(
-            arm=station.arm, cameras=station.cameras, source=source, safety=station.safety, clock=station.clock,
-            cfg=cfg, sinks=sinks, black_box=session.black_box,
-        )  # fmt: skip
+        with realtime_priority():
+            return run_episode(
+                arm=station.arm, cameras=station.cameras, source=source, safety=station.safety, clock=station.clock,
+                cfg=cfg, sinks=sinks, black_box=session.black_box,
+            )  # fmt: skip
 
     def label(result: EpisodeResult) -> EpisodeLabel:
         end = result.end
