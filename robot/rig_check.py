@@ -34,7 +34,7 @@ def check_rig(rig: Rig, today: date) -> Iterator[Finding]:
 
 def _twin(rig: Rig) -> Finding:
     if rig.arm.model != "fr3":
-        return Finding("warning", "twin", f"there is none of the {rig.arm.model} yet", "dry runs show the fr3's")
+        return Finding("warning", "twin", f"there is none of the {rig.arm.model} yet", "no dry runs: begin slowly")
     try:
         build_cell(rig, ())
     except (ArmflowError, ValueError, mujoco.FatalError) as error:

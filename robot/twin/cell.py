@@ -11,6 +11,7 @@ from ..camera import Camera
 from ..clock import Clock, SimClock
 from ..collision import Surroundings
 from ..control import CommandSource, EpisodeResult, LoopCfg, StepSink, run_episode
+from ..errors import ConfigError
 from ..rig import Rig
 from ..safety import JointSafety, SafetyFilter
 from ..types import CameraSpec
@@ -45,6 +46,9 @@ class Cell:
     """Context manager that owns models and renderers; consecutive episodes of a task share them."""
 
     def __init__(self, rig: Rig, clock: Clock | None = None) -> None:
+        """Raises ConfigError if there is no twin of the rig's arm."""
+        if rig.arm.model != "fr3":
+            raise ConfigError(f"rig {rig.name}: there is no twin of the {rig.arm.model} yet, only of the fr3")
         self.rig, self.clock = rig, clock or SimClock()
         self._surroundings = Surroundings(rig)
         self._key: object = None

@@ -13,7 +13,7 @@ from armflow.robot.drivers.realsense import RealSenseCamera, RealSenseCfg
 from armflow.robot.errors import ConfigError, DeviceNotFound, OperatorNeeded
 from armflow.robot.fakes import FakeArm
 from armflow.robot.homing import ACCELERATION, SPEED, Homing, seconds_needed
-from armflow.robot.rig import Rig, load_rig
+from armflow.robot.rig import ArmCfg, Rig, load_rig
 from armflow.robot.safety import JointSafety
 from armflow.robot.station import Station, go_home, make_arm, make_camera, open_station
 
@@ -35,6 +35,12 @@ def test_a_dry_run_of_hardware_opens_no_device(rig: Rig):
     hardware = replace(rig, cameras=cameras, franka=FrankaCfg("nowhere.invalid"))
     with open_station(hardware, twin=True) as station:
         assert station.cameras["head"].latest(max_age_s=1.0).rgb.shape == (48, 64, 3)
+
+
+def test_an_arm_without_a_twin_has_no_dry_run(rig: Rig):
+    xarm = replace(rig, arm=ArmCfg("xarm7", (0.0, -0.3, 0.0, 0.9, 0.0, 1.2, 0.0)))
+    with pytest.raises(ConfigError, match="there is no twin of the xarm7 yet"), open_station(xarm, twin=True):
+        pass
 
 
 def test_a_camera_that_is_missing_ends_the_opening_before_the_arm(rig: Rig):
