@@ -43,7 +43,8 @@ class SpoolCfg:
     max_pending_mb: float = 1024.0
     """Memory for steps the disk has not taken yet; more means the disk is too slow, and recording stops."""
     sync: bool = True
-    """Write through to the disk with every flush, and wait for it in `save`. False survives a kill but not a power cut: for a twin, which can be run again."""
+    """Write through to the disk with every flush, and wait for it in `save`. False survives a kill but not a power cut: for
+    a twin, which can be run again."""
 
 
 class SpoolWriter:

@@ -6,7 +6,7 @@ import numpy as np
 from ruckig import ControlInterface, InputParameter, Result, Ruckig, Synchronization, Trajectory
 
 from .errors import ArmflowError, ConfigError
-from .types import Floats
+from .types import ArmSpec, Floats
 
 REST = 1e-6  # rad/s and rad/s^2: slower than this is standing
 OVERSHOOT_RAD = 1e-6  # what rounding may add to a position
@@ -30,6 +30,13 @@ class MotionLimits:
             raise ConfigError(
                 "motion limits need q_min < q_max and a positive velocity, acceleration and jerk per joint"
             )
+
+    @classmethod
+    def of(
+        cls, spec: ArmSpec, *, margin_rad: float, speed_scale: float, ddq_max: Floats, jerk_max: Floats
+    ) -> "MotionLimits":
+        """An arm's range less a margin at each end, and a fraction of its speed."""
+        return cls(spec.q_min + margin_rad, spec.q_max - margin_rad, speed_scale * spec.dq_max, ddq_max, jerk_max)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,9 +25,7 @@ def demonstrate_on(rig: Rig, instruction: str, episodes: int, root: Path, *, dev
     Raises ConfigError for an arm whose kinematics armflow does not know: a hand device moves the tool.
     """
     if rig.arm.model != "fr3":
-        raise ConfigError(
-            f"rig {rig.name}: armflow knows the kinematics of the fr3, not of the {rig.arm.model}; use a leader arm"
-        )
+        raise ConfigError(f"rig {rig.name}: armflow knows the kinematics of the fr3, not of the {rig.arm.model}")
     with open_station(rig) as station, open_session(rig, station.arm.spec, root, device, rerun=rerun) as session:
         done = 0
         while done < episodes:

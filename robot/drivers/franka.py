@@ -78,12 +78,11 @@ class FrankaCfg:
     @property
     def limits(self) -> MotionLimits:
         """What the reference never exceeds."""
-        spec, margin = fr3.SPEC, self.joint_margin_rad
-        return MotionLimits(
-            q_min=spec.q_min + margin,
-            q_max=spec.q_max - margin,
-            dq_max=self.speed_scale * spec.dq_max,
-            ddq_max=self.acceleration_scale * np.minimum(spec.ddq_max, fr3.END_DECELERATION),
+        return MotionLimits.of(
+            fr3.SPEC,
+            margin_rad=self.joint_margin_rad,
+            speed_scale=self.speed_scale,
+            ddq_max=self.acceleration_scale * np.minimum(fr3.SPEC.ddq_max, fr3.END_DECELERATION),
             jerk_max=self.jerk_scale * fr3.JERK_MAX,
         )
 

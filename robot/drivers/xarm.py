@@ -86,12 +86,11 @@ class XArmCfg:
     @property
     def limits(self) -> MotionLimits:
         """What the path never exceeds; the jerk is the control box's business when it plans online."""
-        spec, margin = xarm7.SPEC, self.joint_margin_rad
-        return MotionLimits(
-            q_min=spec.q_min + margin,
-            q_max=spec.q_max - margin,
-            dq_max=self.speed_scale * spec.dq_max,
-            ddq_max=self.acceleration_scale * spec.ddq_max,
+        return MotionLimits.of(
+            xarm7.SPEC,
+            margin_rad=self.joint_margin_rad,
+            speed_scale=self.speed_scale,
+            ddq_max=self.acceleration_scale * xarm7.SPEC.ddq_max,
             jerk_max=self.jerk_scale * xarm7.JERK_MAX,
         )
 

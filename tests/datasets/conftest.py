@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +36,20 @@ def spool(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB of its own."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("cannot mount a small file system here (needs root)")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """disk_of(mb): a file system of that size of its own."""
+    with ExitStack() as stack:
+
+        def mounted(mb: int) -> Path:
+            folder = tmp_path / "small"
+            folder.mkdir()
+            mount = ["mount", "-t", "tmpfs", "-o", f"size={mb}m", "tmpfs", folder]
+            if subprocess.run(mount, capture_output=True, check=False).returncode:
+                pytest.skip("cannot mount a small file system here (needs root)")
+            stack.callback(subprocess.run, ["umount", "--lazy", folder], check=True)
+            return folder
+
+        yield mounted
 
 
 @pytest.fixture
