@@ -42,7 +42,7 @@ test-fast: setup
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --output-file requirements.lock $(if $(filter 1,$(UPGRADE)),--upgrade) \
 	  --extra dev --extra franka --extra realsense --extra gamepad --extra spacemouse \
-	  --extra xarm --extra openarm --extra leader \
+	  --extra xarm --extra openarm --extra leader --extra browser \
 	  --python $(BIN)/python --python-version 3.12 \
 	  --universal --generate-hashes --no-annotate --no-header --no-emit-index-url --quiet
 

@@ -74,9 +74,9 @@ works() { .venv/bin/python -c "$1" >/dev/null 2>&1; }
 missing=()
 works 'from armflow.robot.twin.gl import context; context(16, 16)' || missing+=(libegl1 libgl1-mesa-dri) # or libosmesa6
 works 'import ctypes; ctypes.CDLL("libusb-1.0.so.0")' || missing+=(libusb-1.0-0) # RealSense cameras
-# Some tests press real keys, on a display of their own. Without these they are skipped; nothing else needs them.
-if [[ $EUID -eq 0 ]] && ! { command -v Xvfb && command -v xdotool; } >/dev/null; then
-  apt_packages xvfb xdotool || say "without xvfb and xdotool the keyboard is not tested"
+# Some tests press real keys, on a display of their own or in a browser. Without these they are skipped; nothing else needs them.
+if [[ $EUID -eq 0 ]] && ! { command -v Xvfb && command -v xdotool && command -v chromium; } >/dev/null; then
+  apt_packages xvfb xdotool chromium || say "without xvfb, xdotool and chromium keyboard, browser and report are not tested"
 fi
 if [[ ${#missing[@]} -eq 0 ]] || apt_packages "${missing[@]}"; then
   printf '%s' "$wanted" >"$STAMP"
