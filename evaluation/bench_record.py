@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ..robot.clock import MonotonicClock
 from ..robot.errors import DataError
+from ..robot.realtime import realtime_priority
 from .bench_cell import Source, bench_rig
 from .bench_recorders import Figures, Job, Who
 
@@ -119,7 +120,8 @@ def record(
 
 
 class BareTimer:
-    """A thread that only ticks, as a control loop does; `late_s` are the errors of its periods while `counts` is set."""
+    """A thread that only ticks, with a control loop's priority; `late_s` are the errors of its periods while `counts` is
+    set."""
 
     def __init__(self, hz: float) -> None:
         self._period, self._over = 1.0 / hz, threading.Event()
@@ -138,13 +140,14 @@ class BareTimer:
     def _tick(self) -> None:
         clock = MonotonicClock()
         due = last = clock.now()
-        while not self._over.is_set():
-            due = max(due + self._period, last)  # a slot that has passed is left out, as in the control loop
-            clock.sleep_until(due)
-            now = clock.now()
-            if self.counts.is_set():
-                self.late_s.append(abs(now - last - self._period))
-            last = now
+        with realtime_priority():
+            while not self._over.is_set():
+                due = max(due + self._period, last)  # a slot that has passed is left out, as in the control loop
+                clock.sleep_until(due)
+                now = clock.now()
+                if self.counts.is_set():
+                    self.late_s.append(abs(now - last - self._period))
+                last = now
 
 
 def run(job: Job) -> tuple[Figures, float]:

@@ -53,6 +53,11 @@ def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 
 @pytest.fixture
+def small_disk(disk_of: Callable[[int], Path]) -> Path:
+    return disk_of(3)
+
+
+@pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "dataset"
 

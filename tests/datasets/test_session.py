@@ -74,10 +74,7 @@ def test_an_encoder_that_stalls_neither_stops_the_session_nor_drops_or_shifts_a_
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_during_an_episode_ends_it_and_loses_nothing(
-    disk_of: Callable[[int], Path], tmp_path: Path
-) -> None:
-    small_disk = disk_of(3)
+def test_a_disk_that_fills_up_during_an_episode_ends_it_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
     spool, root = small_disk / "spool", tmp_path / "dataset"
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(1_000_000))

@@ -5,7 +5,7 @@ import os
 import threading
 
 import pytest
-from armflow.robot.realtime import PRIORITY, realtime_priority
+from armflow.robot.realtime import OTHERS_PRIORITY, PRIORITY, realtime_priority
 
 
 def test_it_is_this_thread_and_only_for_a_while():
@@ -21,6 +21,26 @@ def test_it_is_this_thread_and_only_for_a_while():
     assert gc.isenabled()
     assert seen == [os.SCHED_OTHER]
     assert os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
+
+
+def test_threads_that_may_hold_pythons_lock_do_not_wait_for_ordinary_processes():
+    over = threading.Event()
+    helper = threading.Thread(target=over.wait)
+    helper.start()
+    ended = threading.Thread(target=lambda: None)
+    ended.start()
+    ended.join()
+    try:
+        assert helper.native_id is not None
+        with realtime_priority() as granted:
+            assert os.sched_getparam(helper.native_id).sched_priority == (OTHERS_PRIORITY if granted else 0)
+        assert os.sched_getparam(helper.native_id).sched_priority == 0
+        assert os.sched_getscheduler(helper.native_id) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
+        with realtime_priority():
+            over.set()
+            helper.join()  # it has ended when its priority is to be taken back
+    finally:
+        over.set()
 
 
 def test_who_may_not_have_it_goes_on_without(monkeypatch: pytest.MonkeyPatch):
