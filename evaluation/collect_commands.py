@@ -12,6 +12,7 @@ from ..robot.errors import ConfigError, DataError
 from ..robot.rig import ARMS, DEFAULT_RIG, Rig, load_rig
 from ..robot.seeds import SLOT, seeds
 from ..robot.toml_cfg import load
+from ..teleop.browser import BrowserDevice
 from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect, recorded_labels
 from ..teleop.device import HandDevice
 from ..teleop.expert import unsteady
@@ -24,13 +25,14 @@ from ..teleop.spacemouse import SpaceMouseDevice
 from ..teleop.terminal import TerminalDevice
 
 TaskName = Literal["pick_peach", "stack_bowls"]
-HandName = Literal["keyboard", "spacemouse", "gamepad", "terminal", "leader"]
+HandName = Literal["keyboard", "spacemouse", "gamepad", "terminal", "browser", "leader"]
 DeviceName = Literal[HandName, "scripted"]
 HAND_DEVICES: dict[str, Callable[[float], HandDevice]] = {  # made for a control rate, Hz
     "keyboard": KeyboardDevice,
     "spacemouse": SpaceMouseDevice,
     "gamepad": GamepadDevice,
     "terminal": TerminalDevice,
+    "browser": BrowserDevice,
 }  # a leader is made of a file and of one of these
 TREMOR_M = 0.033  # of the scripted operator's hand
 MAX_ATTEMPTS = 20  # per demonstration asked for; who needs more should not be imitated
@@ -60,8 +62,9 @@ def demos(
         tasks: What to demonstrate.
         episodes: Successful demonstrations per task.
         device: Who demonstrates, or with what: keyboard (needs an X display), spacemouse (by USB; extra `spacemouse`),
-            gamepad (extra `gamepad`), terminal (keys in this terminal, as over SSH), leader (an arm to lead with; extra
-            `leader`) or the scripted operator.
+            gamepad (extra `gamepad`), terminal (keys in this terminal, as over SSH), browser (keys, mouse or
+            fingers on a page, as over SSH; extra `browser`), leader (an arm to lead with; extra `leader`) or the scripted
+            operator.
         leader: TOML file that describes the leader arm (armflow/teleop/README.md).
         tremor: Standard deviation, m, of the scripted operator's unsteady hand; 0 for a path as clean as can be.
         repetition: Which of the ten independent sets of seeds.

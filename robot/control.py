@@ -6,7 +6,7 @@ tick -> observe -> source.next -> safety -> arm.command -> sink.add
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class Step:
     decision: Decision
 
 
+@runtime_checkable
 class StepSink(Protocol):
     """Where steps go: a recorder, a live view."""
 

@@ -53,6 +53,11 @@ class HeldKeys:
         with self._lock:
             self._held.discard(key)
 
+    @property
+    def held(self) -> frozenset[str]:
+        with self._lock:
+            return frozenset(self._held)
+
     def wish(self) -> TeleopInput:
         """What is asked for in one control period; an event is told once."""
         with self._lock:

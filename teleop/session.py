@@ -83,7 +83,9 @@ def open_session(rig: Rig, spec: ArmSpec, root: Path, device: HandDevice, *, rer
         if cfg.spool_dir.is_dir():  # what a killed session left: nobody is asked to repeat it
             commit_spool(cfg.spool_dir, root, progress=True)
         recorder = stack.enter_context(Recorder(cfg, schema, rig_hash=rig.hash, calibration=calibration))
-        live = (RerunSink(open_recording(root.name, schema=schema), schema),) if rerun else ()
+        live: list[StepSink] = [RerunSink(open_recording(root.name, schema=schema), schema)] if rerun else []
+        if isinstance(device, StepSink):  # it has a screen
+            live.append(device)
         black_box = BlackBox(root.with_name(root.name + ".black_box"))
         yield Session(device, recorder, (recorder, *live), black_box, Console())
 
