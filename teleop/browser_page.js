@@ -22,8 +22,12 @@
         write("link", `link ${Math.max(1, Math.round(performance.now() - message.sent_ms))} ms`);
       }
       if (drives && !message.drives) cover("Another tab drives the arm", "It was asked for there.");
-      if (!drives && message.drives) uncover();
+      const begins = message.drives && !drives;
       drives = message.drives;
+      if (begins) {
+        uncover();
+        beat();  // of nothing: from now on keys count
+      }
     };
     socket.onopen = () => { document.getElementById("take").disabled = false; };
     socket.onclose = () => {

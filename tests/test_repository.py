@@ -114,7 +114,7 @@ def test_devices_are_offered_without_a_display_and_without_their_extras() -> Non
     """What only one device needs is imported when that one is opened."""
     code = (
         "import sys, armflow.evaluation.collect_commands;"
-        "print([m for m in ('pynput', 'pygame', 'hid', 'lerobot') if m in sys.modules])"
+        "print([m for m in ('pynput', 'pygame', 'hid', 'nicegui', 'lerobot') if m in sys.modules])"
     )
     without_display = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
     done = subprocess.run([sys.executable, "-c", code], check=True, env=without_display, capture_output=True, text=True)
