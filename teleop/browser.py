@@ -99,7 +99,7 @@ class BrowserDevice(Heartbeats):
 
     def start_episode(self, gripper: float) -> None:
         super().start_episode(gripper)
-        self._episode, self._newest, self._began_s = "hold to begin", None, None
+        self._episode, self._newest, self._began_s = "ready: hold to move", None, None
 
     def read(self, state: ArmState) -> TeleopInput:
         """What is held on the page. Raises DeviceFault if its server is gone."""

@@ -2,6 +2,7 @@
 // of everything by itself when this falls silent: see heartbeat.py.
 (() => {
   const BEAT_MS = 50;
+  const SLOW_MS = 150;  // there and back: with two beats more, what is held would no longer count
   const LETTERS = "wasdrfqex";
   const NAMES = {
     ShiftLeft: "shift", ShiftRight: "shift", Space: "space", Enter: "enter", NumpadEnter: "enter", Escape: "esc",
@@ -19,7 +20,8 @@
       const message = JSON.parse(event.data);
       if (message.stamp !== undefined) {
         stamp = message.stamp;
-        write("link", `link ${Math.max(1, Math.round(performance.now() - message.sent_ms))} ms`);
+        const link_ms = Math.round(performance.now() - message.sent_ms);
+        write("link", `link ${Math.max(1, link_ms)} ms${link_ms > SLOW_MS ? ": too slow" : ""}`);
       }
       if (drives && !message.drives) cover("Another tab drives the arm", "It was asked for there.");
       const begins = message.drives && !drives;

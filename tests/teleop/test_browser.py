@@ -360,7 +360,7 @@ def step(t: float, flags: SafetyFlag = SafetyFlag.NONE) -> Step:
 
 @needs_chromium
 def test_the_page_shows_the_episode_the_gripper_and_the_cameras(page: Page, patient: BrowserDevice) -> None:
-    page.wait_for_selector("text=hold to begin")
+    page.wait_for_selector("text=ready: hold to move")
     page.keyboard.down("Shift")
     page.wait_for_selector("#state:text('Engaged')")
     patient.add(step(5.0))
@@ -382,7 +382,7 @@ def test_the_page_shows_the_episode_the_gripper_and_the_cameras(page: Page, pati
     page.wait_for_selector("text=it failed")
     patient.abort("safety stop: too near")
     page.wait_for_selector("text=stopped: safety stop: too near")
-    assert re.fullmatch(r"link \d+ ms", page.inner_text("#link"))
+    assert re.match(r"link \d+ ms", page.inner_text("#link"))
 
 
 # --- who may
@@ -521,13 +521,14 @@ def test_an_episode_is_recorded_from_the_command_line_and_a_browser(context: Bro
             page = context.new_page()
             page.goto(address)
             take(page)
-            for _ in range(20):  # a busy machine may let go by force
-                key_down(page, "Shift", "r")
-                page.wait_for_timeout(700)
+            key_down(page, "Shift", "r")
+            while not page.locator("#state:text('Engaged')").count():  # a busy machine may let go by force
                 page.keyboard.up("r")
                 page.keyboard.up("Shift")
-                if page.locator("text=recording").count():
-                    break
+                page.wait_for_timeout(300)
+                key_down(page, "Shift", "r")
+                page.wait_for_timeout(300)
+            page.wait_for_timeout(700)
             page.wait_for_function("document.querySelector('img[alt=head]')?.naturalWidth === 64")
             page.keyboard.press("Enter")
             rest = session.stdout.read()
