@@ -1,6 +1,7 @@
 """A page that moves the arm, in a real browser: real key, mouse and touch events, through a real server, to what is read."""
 
 import importlib.util
+import os
 import re
 import shutil
 import signal
@@ -23,7 +24,7 @@ from armflow.robot.types import ArmCommand, ArmState, ControlMode, Observation, 
 from armflow.teleop.browser import BrowserDevice
 from armflow.teleop.device import TeleopEvent, ToolDelta
 from armflow.teleop.keys import SPEED_M_S
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -235,12 +236,15 @@ def test_a_page_that_may_not_hear_releases_lets_go_at_once(event: str, page: Pag
 
 
 @needs_chromium
-@pytest.mark.parametrize("how", ["closed", "loaded again"])
+@pytest.mark.parametrize("how", ["closed", "loaded again", "crashed"])
 def test_a_page_that_is_gone_lets_go_at_once(how: str, page: Page, patient: BrowserDevice) -> None:
     key_down(page, "Shift", "w")
     held(patient, "shift", "w")
     if how == "closed":
         page.close()
+    elif how == "crashed":
+        with pytest.raises(Error):
+            page.goto("chrome://crash")
     else:
         page.reload()
         page.wait_for_selector("#take:enabled")
@@ -479,13 +483,13 @@ with BrowserDevice(10.0, port=0, say=lambda text: None) as device:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_server_ends_with_its_session_however_that_ends(number: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", SESSION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", SESSION], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, process_group=0
     ) as session:
         try:
             assert session.stdout is not None
             port = int(session.stdout.readline().split(":")[2].split("/")[0])
             assert not is_free(port)
-            session.send_signal(number)
+            os.killpg(session.pid, number)  # Ctrl-C is told to all that the terminal has started
             assert session.wait(PATIENCE_S) == -number
         finally:
             session.kill()
