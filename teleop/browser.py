@@ -84,12 +84,12 @@ class BrowserDevice(Heartbeats):
             self._wait_until_ready(token)
             self._reader.start()
             self._screen.start()
+            self.address = f"http://127.0.0.1:{port}/{token}/"
+            self._say(
+                f"Drive the arm in a browser: [link={self.address}]{self.address}[/link]\n"
+                f"From another computer, first: ssh -L {port}:127.0.0.1:{port} and the name of this one"
+            )
             self._stack = stack.pop_all()
-        self.address = f"http://127.0.0.1:{port}/{token}/"
-        self._say(
-            f"Drive the arm in a browser: [link={self.address}]{self.address}[/link]\n"
-            f"From another computer, first: ssh -L {port}:127.0.0.1:{port} and the name of this one"
-        )
         return self
 
     def __exit__(

@@ -25,7 +25,7 @@ class KeyboardDevice(HeldKeys):
         except ImportError as error:  # pynput raises this, too, when there is no display
             raise DeviceNotFound(
                 self.name, f"pynput cannot listen here ({error}). It needs an X display: run on the robot computer's "
-                "desktop or set DISPLAY; `--device terminal` and `--device scripted` need none"
+                "desktop or set DISPLAY; `--device terminal` and `--device browser` need none"
             ) from error  # fmt: skip
         self._listener = keyboard.Listener(
             on_press=lambda key: self.press(_name(key)), on_release=lambda key: self.release(_name(key))

@@ -502,6 +502,12 @@ def test_without_nicegui_the_message_says_what_to_do(monkeypatch: pytest.MonkeyP
         BrowserDevice(HZ).__enter__()
 
 
+def test_a_server_that_does_not_start_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(DeviceFault, match="browser: its server does not start"):
+        BrowserDevice(HZ, port=0).__enter__()
+
+
 # --- all of it
 
 
