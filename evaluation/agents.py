@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..robot.kinematics import Kinematics
+from ..robot.rig import ArmCfg
 from ..robot.types import Floats
 from ..training import run
 from ..training.critics.ascent import AscentCfg, embedded_ascent
@@ -80,11 +81,12 @@ class Exploring:
     offset_std_m: float  # per axis, of where the tool is when the chunk has been executed
     probability: float = 0.5  # that a chunk is bent; the others are the policy's own
     flow_steps: int = 10
+    arm: ArmCfg = ArmCfg()  # that the checkpoint moves
 
     def load(self) -> LoadedAgent:
         policy = load_policy(self.checkpoint)
         plain = plain_sampler(policy, self.flow_steps)
-        kinematics = Kinematics(np.zeros(policy.real_dim - 1))  # the posture is for inverse kinematics only
+        kinematics = Kinematics(self.arm)
 
         def draw(ctx: Context, rng: Generator) -> Tensor:
             x = plain(ctx, rng)

@@ -131,8 +131,8 @@ def rollouts(
     from .twin_trials import AgentFactory
 
     jobs = rollout_jobs(tasks, episodes, repetition)
-    factory = AgentFactory(Exploring(policy, exploration) if exploration else Plain(policy))
     cell = load_rig(rig).with_image_size(*image_size)
+    factory = AgentFactory(Exploring(policy, exploration, arm=cell.arm) if exploration else Plain(policy))
     if takeover is not None:
         in_hand = hand_device(takeover, cell, leader)
         teleoperate(cell, jobs, out, device=in_hand, clock=MonotonicClock(), rerun=rerun, policy=factory)

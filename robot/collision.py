@@ -1,6 +1,6 @@
 """Where the tool is and what the arm is too close to, for any joint vector: the cell as its safety filter knows it.
 
-A MuJoCo model of the arm's capsules and boxes, the table and the rig's cameras. It knows nothing else: no people, no objects,
+A MuJoCo model of the arm's shapes, the table and the rig's cameras. It knows nothing else: no people, no objects,
 no cables, nothing that the gripper holds; the fingers are closed in it.
 """
 
@@ -8,16 +8,15 @@ import math
 
 import mujoco
 
-from .errors import ConfigError
+from .arm_description import ArmModel
+from .models import arm_model
 from .rig import Rig
 from .safety import Place
-from .twin.arm_model import FINGERS, TCP_SITE, add_arm
 from .types import Floats, SafetyFlag
 
-MODELS = {"fr3": add_arm}
 CAMERA_RADIUS_M = 0.08  # of a ball about its optical centre: a D400 and what it is mounted on
 MIN_LINKS_APART = 3  # nearer neighbours along the arm cannot meet, or overlap by design
-MOVING_FROM = 3  # body of the chain (base: 1) from which on links can meet table and cameras
+MOVING_FROM = 3  # link (base: 1) from which on the arm can meet table and cameras
 LIMIT = "the limit above the table"
 CLEAR = SafetyFlag.NONE
 
@@ -27,11 +26,10 @@ class Surroundings:
 
     def __init__(self, rig: Rig) -> None:
         """Raises ConfigError if there is no model of the rig's arm."""
-        if rig.arm.model not in MODELS:
-            raise ConfigError(f"no collision model of arm '{rig.arm.model}'; there is one of: {', '.join(MODELS)}")
-        self._model = _build(rig)
+        arm = arm_model(rig.arm)
+        self._model = _build(rig, arm)
         self._data = mujoco.MjData(self._model)
-        self._tcp = self._model.site(TCP_SITE).id
+        self._tcp = self._model.site(arm.tool).id
         self._low, self._high = rig.safety.tcp_min, rig.safety.tcp_max
 
     def look(self, q: Floats) -> Place:
@@ -55,14 +53,9 @@ class Surroundings:
         return f"{model.geom(outer).name} is {contact.dist:.3f} m from {model.geom(inner).name}"
 
 
-def _build(rig: Rig) -> mujoco.MjModel:
-    spec = mujoco.MjSpec()
-    MODELS[rig.arm.model](spec)
-    for finger in FINGERS:
-        spec.delete(spec.actuator(finger))
-        spec.delete(spec.joint(finger))
-    arm = [(geom.name, _depth(geom.parent)) for geom in spec.geoms]
-    moving = [name for name, depth in arm if depth >= MOVING_FROM]
+def _build(rig: Rig, model: ArmModel) -> mujoco.MjModel:
+    spec, arm = model.spec, list(model.links.items())
+    moving = [name for name, link in arm if link >= MOVING_FROM]
     cfg, ball, plane = rig.safety, mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_PLANE
     if math.isfinite(cfg.clearance_m):
         pairs = [(a, b) for a, i in arm for b, k in arm if k - i >= MIN_LINKS_APART]
@@ -78,8 +71,3 @@ def _build(rig: Rig) -> mujoco.MjModel:
         for name in moving:
             spec.add_pair(geomname1=LIMIT, geomname2=name, margin=0.0)
     return spec.compile()
-
-
-def _depth(body: mujoco.MjsBody) -> int:
-    """How many bodies lie between this one and the world, it included."""
-    return 0 if body.name == "world" else 1 + _depth(body.parent)

@@ -5,7 +5,8 @@ import mujoco
 import numpy as np
 
 from .geometry import pose
-from .twin.arm_model import TCP_SITE, build_arm_only
+from .models import arm_model
+from .rig import ArmCfg
 from .types import Floats
 
 POSITION_COST, ORIENTATION_COST = 1.0, 0.5  # 1 m of position error weighs as 2 rad of rotation
@@ -16,29 +17,30 @@ LIMIT_MARGIN_RAD = 0.06  # inside the safety filter's joint margin, so that IK a
 
 
 class Kinematics:
-    """Joint vectors (7,) rad in, tool poses X_BE (4, 4) out, and back."""
+    """Joint vectors (dof,) rad in, tool poses X_BE (4, 4) out, and back."""
 
-    def __init__(self, posture_q: Floats) -> None:
-        """`posture_q` (7,): where the redundant elbow is drawn to, rad."""
-        self._model = build_arm_only()
+    def __init__(self, arm: ArmCfg) -> None:
+        """A redundant elbow is drawn to the home pose. Raises ConfigError if armflow has no model of the arm."""
+        found = arm_model(arm)
+        self._model, self._site = found.spec.compile(), found.tool
         self._configuration = mink.Configuration(self._model)
-        self._tcp = mink.FrameTask(TCP_SITE, "site", POSITION_COST, ORIENTATION_COST, lm_damping=LM_DAMPING)
+        self._tcp = mink.FrameTask(self._site, "site", POSITION_COST, ORIENTATION_COST, lm_damping=LM_DAMPING)
         self._posture = mink.PostureTask(self._model, POSTURE_COST)
-        self._posture.set_target(posture_q)
+        self._posture.set_target(np.array(arm.home_q))
         self._limits = [mink.ConfigurationLimit(self._model, min_distance_from_limits=LIMIT_MARGIN_RAD)]
 
     def forward(self, q: Floats) -> Floats:
         """X_BE of joint vector `q`."""
         self._configuration.update(q)
-        site = self._configuration.data.site(TCP_SITE)
+        site = self._configuration.data.site(self._site)
         return pose(site.xpos, site.xmat.reshape(3, 3))
 
     def shift(self, q: Floats, offset_m: Floats) -> Floats:
-        """(7,) rad: to first order the smallest joint motion from `q` that moves the tool by `offset_m` (3,) in base axes
+        """(dof,) rad: to first order the smallest joint motion from `q` that moves the tool by `offset_m` (3,) in base axes
         without turning it."""
         self._configuration.update(q)
         jacobian = np.zeros((6, len(q)))
-        site = self._model.site(TCP_SITE).id
+        site = self._model.site(self._site).id
         mujoco.mj_jacSite(self._model, self._configuration.data, jacobian[:3], jacobian[3:], site)
         motion = np.linalg.lstsq(jacobian, np.concatenate([offset_m, np.zeros(3)]), rcond=1e-2)[0]
         return np.asarray(motion, dtype=np.float64)

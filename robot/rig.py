@@ -22,7 +22,8 @@ from .types import ArmSpec, CameraSpec
 
 DEFAULT_RIG = Path(__file__).parent / "rigs" / "fr3_table.toml"
 DRIVES = {"franka": ("fr3",), "xarm": ("xarm7",), "lerobot": tuple(openarm.SPECS)}  # section of a driver -> arm models
-ARMS: dict[str, ArmSpec] = {"fr3": fr3.SPEC, "xarm7": xarm7.SPEC, **openarm.SPECS}
+DESCRIPTIONS = {arm.spec.name: arm for arm in (fr3.DESCRIPTION, xarm7.DESCRIPTION)}  # arms that armflow has models of
+ARMS: dict[str, ArmSpec] = {**{name: arm.spec for name, arm in DESCRIPTIONS.items()}, **openarm.SPECS}
 
 
 @dataclass(frozen=True)

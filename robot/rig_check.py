@@ -7,11 +7,11 @@ from datetime import date
 import mujoco
 import numpy as np
 
-from .collision import MODELS
 from .errors import ArmflowError
 from .findings import Finding
 from .geometry import project
-from .rig import ARMS, CameraCfg, Rig
+from .models import has_model
+from .rig import ARMS, DESCRIPTIONS, CameraCfg, Rig
 from .twin.scene import build_cell
 
 STALE_DAYS = 90  # mounts work loose, cables pull
@@ -33,8 +33,8 @@ def check_rig(rig: Rig, today: date) -> Iterator[Finding]:
 
 
 def _twin(rig: Rig) -> Finding:
-    if rig.arm.model != "fr3":
-        return Finding("warning", "twin", f"there is none of the {rig.arm.model} yet", "no dry runs: begin slowly")
+    if rig.arm.model not in DESCRIPTIONS:
+        return Finding("warning", "twin", f"there is none of the {rig.arm.model}", "no dry runs: begin slowly")
     try:
         build_cell(rig, ())
     except (ArmflowError, ValueError, mujoco.FatalError) as error:
@@ -55,7 +55,7 @@ def _home(rig: Rig) -> Finding:
 def _speeds(rig: Rig) -> Iterator[Finding]:
     if not rig.is_hardware:
         return
-    if rig.arm.model not in MODELS:
+    if not has_model(rig.arm):
         found = f"there is no collision model of the {rig.arm.model}: joint limits only, no box, no tool speed"
         yield Finding("warning", "safety", found, "set the controller's own fence and speed limits, and stay outside")
     scale = rig.safety.speed_scale

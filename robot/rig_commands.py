@@ -18,15 +18,17 @@ from .rig_check import check_rig
 from .station import go_home, make_arm, open_station
 
 RigFile = Annotated[Path, tyro.conf.arg(metavar="RIG")]
+Template = Literal["fr3_realsense", "fr3_table", "xarm7_realsense", "xarm7_table"]
 TEMPLATES = {path.stem: path for path in sorted(DEFAULT_RIG.parent.glob("*.toml"))}
 
 
-def new(out: RigFile, /, template: Literal["fr3_realsense", "fr3_table"] = "fr3_realsense") -> None:
+def new(out: RigFile, /, template: Template = "fr3_realsense") -> None:
     """Write a rig file to start from, with every setting that one usually changes and what it means.
 
     Args:
         out: Where to; an existing file is not touched.
-        template: fr3_realsense is an FR3 with two RealSense cameras, fr3_table the twin that everything runs on by default.
+        template: fr3_realsense is an FR3 with two RealSense cameras, fr3_table the twin that everything runs on by default;
+            xarm7_realsense and xarm7_table are the same with an xArm7.
     """
     if out.exists():
         raise ConfigError(f"{out} exists; choose another name or move it away")

@@ -11,7 +11,7 @@ import numpy as np
 from .arm import ArmDriver
 from .camera import Camera
 from .clock import Clock, MonotonicClock
-from .collision import MODELS, Surroundings
+from .collision import Surroundings
 from .control import LoopCfg, run_episode
 from .drivers.franka import FrankaArm
 from .drivers.lerobot_arm import LeRobotArm
@@ -20,6 +20,7 @@ from .drivers.realsense import RealSenseCamera
 from .drivers.xarm import XArm7
 from .errors import ConfigError
 from .homing import Homing, seconds_needed
+from .models import has_model
 from .rig import ARMS, CameraCfg, Rig
 from .safety import JointSafety, SafetyFilter
 from .twin.cell import Cell, Episode
@@ -71,7 +72,7 @@ def open_station(rig: Rig, *, twin: bool = False, task: str = "pick_peach", seed
             yield Station(rig, episode.arm, episode.cameras, episode.safety, clock, episode)
             return
         cameras = {cfg.name: stack.enter_context(make_camera(cfg, clock)) for cfg in rig.cameras}
-        surroundings = Surroundings(rig) if rig.arm.model in MODELS else None
+        surroundings = Surroundings(rig) if has_model(rig.arm) else None
         arm = stack.enter_context(make_arm(rig, clock))
         yield Station(rig, arm, cameras, JointSafety(arm.spec, rig.safety, surroundings), clock, None)
 

@@ -22,11 +22,10 @@ from ..datasets.labels import EpisodeLabel, newest_labels
 from ..datasets.layout import read_info
 from ..datasets.schema import make_schema
 from ..datasets.spool import SpoolCfg, SpoolWriter
-from ..robot import fr3
 from ..robot.control import CommandSource, EpisodeResult
 from ..robot.errors import DataError, SafetyStop
 from ..robot.kinematics import Kinematics
-from ..robot.rig import Rig
+from ..robot.rig import ARMS, Rig
 from ..robot.twin.cell import Cell, Episode, episode_rng
 from ..robot.twin.tasks import get_task
 from .expert import ExpertCfg, ScriptedExpert
@@ -70,7 +69,7 @@ class Scripted:
     def __call__(self, episode: Episode, rig: Rig, seed: int) -> CommandSource:
         rng = np.random.default_rng([seed, 1])
         expert = ScriptedExpert(episode.world, episode.layout, rng, rig.control_hz, self.cfg)
-        return TeleopSource(expert, Kinematics(np.array(rig.arm.home_q)), rig.control_hz)
+        return TeleopSource(expert, Kinematics(rig.arm), rig.control_hz)
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def record(rig: Rig, jobs: Sequence[Job], factory: SourceFactory, folder: Path, 
     Returns why safety stopped the episodes that are not recorded: what was asked for there was never executed.
     """
     stops: list[str] = []
-    schema = make_schema(fr3.SPEC, [c.spec() for c in rig.cameras], rig.control_hz)
+    schema = make_schema(ARMS[rig.arm.model], [c.spec() for c in rig.cameras], rig.control_hz)
     calibration = to_texts({c.name: from_spec(c.spec(), date=c.calibration_date) for c in rig.cameras})
     with Cell(rig) as cell:
         for job in jobs:

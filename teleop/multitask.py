@@ -89,7 +89,7 @@ class _Collector:
 
 
 def _make_shard(rig: Rig, shard: Path, cfg: MultitaskCfg, first_seed: int) -> None:
-    kinematics = Kinematics(np.array(rig.arm.home_q))
+    kinematics = Kinematics(rig.arm)
     rows: dict[str, list[np.ndarray]] = {k: [] for k in ("images", "state", "chunk", "valid", "grounding", "episode")}
     instructions: list[str] = []
     with Cell(rig) as cell:

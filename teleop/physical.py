@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from ..datasets.labels import EpisodeLabel
 from ..robot.control import EpisodeResult, LoopCfg, StepSink, run_episode
 from ..robot.errors import ConfigError
 from ..robot.kinematics import Kinematics
+from ..robot.models import has_model
 from ..robot.realtime import realtime_priority
 from ..robot.rig import Rig
 from ..robot.station import Station, go_home, open_station
@@ -24,8 +23,8 @@ def demonstrate_on(rig: Rig, instruction: str, episodes: int, root: Path, *, dev
 
     Raises ConfigError for an arm whose kinematics armflow does not know: a hand device moves the tool.
     """
-    if rig.arm.model != "fr3":
-        raise ConfigError(f"rig {rig.name}: armflow knows the kinematics of the fr3, not of the {rig.arm.model}")
+    if not has_model(rig.arm):
+        raise ConfigError(f"rig {rig.name}: armflow does not know the kinematics of the {rig.arm.model}")
     with open_station(rig) as station, open_session(rig, station.arm.spec, root, device, rerun=rerun) as session:
         done = 0
         while done < episodes:
@@ -55,7 +54,7 @@ def wait_until_engaged(station: Station, device: HandDevice) -> bool:
 def demonstrate_once(station: Station, session: Session, instruction: str) -> EpisodeLabel | None:
     """One episode by hand; None: it is not kept."""
     rig = station.rig
-    source = TeleopSource(session.device, Kinematics(np.array(rig.arm.home_q)), rig.control_hz)
+    source = TeleopSource(session.device, Kinematics(rig.arm), rig.control_hz)
 
     def run(sinks: tuple[StepSink, ...]) -> EpisodeResult:
         cfg = LoopCfg(fps=rig.control_hz, max_steps=round(MAX_EPISODE_S * rig.control_hz))

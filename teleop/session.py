@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from ..calibration.store import from_spec, to_texts
@@ -17,13 +16,12 @@ from ..datasets.labels import EpisodeLabel
 from ..datasets.recorder import Recorder, RecorderCfg
 from ..datasets.schema import make_schema
 from ..datasets.view import RerunSink, open_recording
-from ..robot import fr3
 from ..robot.black_box import BlackBox
 from ..robot.clock import Clock
 from ..robot.control import EpisodeEnd, EpisodeResult, StepSink
 from ..robot.errors import SafetyStop
 from ..robot.kinematics import Kinematics
-from ..robot.rig import Rig
+from ..robot.rig import ARMS, Rig
 from ..robot.twin.cell import Cell
 from ..robot.twin.tasks import get_task
 from ..robot.types import ArmSpec
@@ -107,8 +105,8 @@ def teleoperate(
     """
     operator = device.name if policy is None else f"{policy.operator}, {device.name}"
     policy_hash = "" if policy is None else policy.policy_hash
-    kinematics, max_steps = Kinematics(np.array(rig.arm.home_q)), round(MAX_EPISODE_S * rig.control_hz)
-    with open_session(rig, fr3.SPEC, root, device, rerun=rerun) as session, Cell(rig, clock) as cell:
+    kinematics, max_steps = Kinematics(rig.arm), round(MAX_EPISODE_S * rig.control_hz)
+    with open_session(rig, ARMS[rig.arm.model], root, device, rerun=rerun) as session, Cell(rig, clock) as cell:
         for job in missing_jobs(rig, jobs, root):
             episode = cell.reset(get_task(job.task), job.seed)
             instruction = episode.layout.instruction

@@ -12,7 +12,7 @@ from ..clock import Clock, SimClock
 from ..collision import Surroundings
 from ..control import CommandSource, EpisodeResult, LoopCfg, StepSink, run_episode
 from ..errors import ConfigError
-from ..rig import Rig
+from ..rig import DESCRIPTIONS, Rig
 from ..safety import JointSafety, SafetyFilter
 from ..types import CameraSpec
 from .devices import TwinArm, TwinCamera
@@ -47,8 +47,9 @@ class Cell:
 
     def __init__(self, rig: Rig, clock: Clock | None = None) -> None:
         """Raises ConfigError if there is no twin of the rig's arm."""
-        if rig.arm.model != "fr3":
-            raise ConfigError(f"rig {rig.name}: there is no twin of the {rig.arm.model} yet, only of the fr3")
+        if rig.arm.model not in DESCRIPTIONS:
+            there_are = ", ".join(DESCRIPTIONS)
+            raise ConfigError(f"rig {rig.name}: there is no twin of the {rig.arm.model}, only of: {there_are}")
         self.rig, self.clock = rig, clock or SimClock()
         self._surroundings = Surroundings(rig)
         self._key: object = None
@@ -75,7 +76,7 @@ class Cell:
             judge=Judge(world, layout),
             arm=TwinArm(twin, rng),
             cameras={spec.name: TwinCamera(twin, spec, self._shared_renderer, rng) for spec in self._specs(layout)},
-            safety=JointSafety(TwinArm.spec, self.rig.safety, self._surroundings),
+            safety=JointSafety(twin.arm.spec, self.rig.safety, self._surroundings),
             renderer=self._shared_renderer,
         )
 

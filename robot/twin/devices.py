@@ -6,7 +6,6 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 
-from .. import fr3
 from ..errors import StaleReading
 from ..types import ArmCommand, ArmState, CameraSpec, RgbdFrame
 from .depth_noise import stereo_depth_mm
@@ -17,9 +16,8 @@ from .sim import Snapshot, Twin
 class TwinArm:
     """ArmDriver on the twin; measurements carry the rig's sensor noise."""
 
-    spec = fr3.SPEC
-
     def __init__(self, twin: Twin, rng: np.random.Generator) -> None:
+        self.spec = twin.arm.spec
         self._twin, self._rng = twin, rng
 
     def read(self) -> ArmState:
@@ -28,8 +26,8 @@ class TwinArm:
         noise = self._twin.rig.twin
         return ArmState(
             t=self._twin.clock.now(),
-            q=q + noise.q_noise_rad * self._rng.standard_normal(7),
-            dq=dq + noise.dq_noise_rad_s * self._rng.standard_normal(7),
+            q=q + noise.q_noise_rad * self._rng.standard_normal(self.spec.dof),
+            dq=dq + noise.dq_noise_rad_s * self._rng.standard_normal(self.spec.dof),
             effort=effort,
             gripper=gripper,
         )

@@ -14,9 +14,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from .. import fr3
 from ..control import observe
-from ..rig import load_rig
+from ..rig import ARMS, load_rig
 from ..types import ArmCommand, SafetyFlag
 from .cell import Cell, Episode
 from .task import MILESTONES
@@ -48,7 +47,7 @@ class TwinEnv(gym.Env[Obs, NDArray[np.float32]]):
         self._task, self.render_mode = get_task(task), render_mode
         self._cell = Cell(self._rig)
         self._episode: Episode | None = None
-        spec = fr3.SPEC
+        spec = ARMS[self._rig.arm.model]
         low, high = np.append(spec.q_min, 0.0), np.append(spec.q_max, 1.0)
         self.action_space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
         cameras: dict[str, spaces.Space[Any]] = {

@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 
 from ..geometry import quat_from_rotation
-from ..rig import Rig
+from ..rig import DESCRIPTIONS, Rig
 from ..types import CameraSpec
 from .arm_model import ROBOT_BIT, VESSEL_BIT, WORLD_BIT, add_arm
 from .objects import Rgba, SceneObject
@@ -54,7 +54,7 @@ def build_cell(
         pos=looks.light_pos, dir=(-0.1, -0.15, -1.0), diffuse=(looks.light,) * 3, specular=(0.1,) * 3, castshadow=False
     )
     _add_table(spec, looks)
-    add_arm(spec)
+    add_arm(spec, DESCRIPTIONS[rig.arm.model])
     for thing in objects:
         thing.add_to(spec)
     for camera in cameras or [c.spec() for c in rig.cameras]:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from .. import fr3
 from ..clock import Clock
 from ..errors import DeviceFault
-from ..rig import Rig
+from ..rig import DESCRIPTIONS, Rig
 from ..types import ArmCommand, Floats
 from .arm_model import FINGERS, TCP_SITE
 
@@ -46,12 +45,13 @@ class Twin:
 
     def __init__(self, rig: Rig, model: mujoco.MjModel, clock: Clock) -> None:
         self.rig, self.model, self.clock = rig, model, clock
+        self.arm = DESCRIPTIONS[rig.arm.model]
         self.data = mujoco.MjData(model)
         self.lock = threading.RLock()
         self._dt = float(model.opt.timestep)
-        self._arm_q = np.array([model.joint(n).qposadr[0] for n in fr3.SPEC.joint_names])
+        self._arm_q = np.array([model.joint(n).qposadr[0] for n in self.arm.spec.joint_names])
         self._finger_q = np.array([model.joint(n).qposadr[0] for n in FINGERS])
-        self._feed_forward = fr3.DAMPING / fr3.STIFFNESS
+        self._feed_forward = self.arm.damping / self.arm.stiffness
         rates = [c.fps for c in rig.cameras] or [1.0]
         self.camera_fps = max(rates)  # slower cameras skip some of these exposures
         self._camera_period = 1.0 / self.camera_fps
@@ -66,12 +66,12 @@ class Twin:
         with self.lock:
             mujoco.mj_resetData(self.model, self.data)
             self.data.qpos[self._arm_q] = q
-            self.data.qpos[self._finger_q] = fr3.FINGER_TRAVEL
+            self.data.qpos[self._finger_q] = self.arm.hand.travel
             for name, pose in objects.items():
                 address = self.model.joint(name).qposadr[0]
                 self.data.qpos[address : address + 7] = pose
-            self._q_ref, self._q_goal, self._slope = q.copy(), q.copy(), np.zeros(7)
-            self._grip_ref = self._grip_goal = fr3.FINGER_TRAVEL
+            self._q_ref, self._q_goal, self._slope = q.copy(), q.copy(), np.zeros(self.arm.spec.dof)
+            self._grip_ref = self._grip_goal = self.arm.hand.travel
             self._pending.clear()
             for _ in range(round(SETTLE_S / self._dt)):
                 self._step()
@@ -106,14 +106,14 @@ class Twin:
                 self.sync()  # what was due before now has been executed
             finally:
                 self._pending.clear()
-                self._q_goal, self._slope = self._q_ref.copy(), np.zeros(7)
+                self._q_goal, self._slope = self._q_ref.copy(), np.zeros(self.arm.spec.dof)
 
     def joint_state(self) -> tuple[Floats, Floats, Floats, float]:
-        """True q, dq, actuator torque (7,) each, and gripper opening 0..1."""
+        """True q, dq, actuator torque (dof,) each, and gripper opening 0..1."""
         with self.lock:
-            d = self.data
-            opening = float(d.qpos[self._finger_q].sum()) / fr3.SPEC.gripper_width_m
-            return d.qpos[self._arm_q].copy(), d.qvel[:7].copy(), d.actuator_force[:7].copy(), opening
+            d, dof = self.data, self.arm.spec.dof
+            opening = float(d.qpos[self._finger_q].sum()) / self.arm.spec.gripper_width_m
+            return d.qpos[self._arm_q].copy(), d.qvel[:dof].copy(), d.actuator_force[:dof].copy(), opening
 
     def tcp(self) -> Floats:
         """(4, 4) true pose of the tool centre point."""
@@ -131,7 +131,7 @@ class Twin:
             # First-order hold: reach the target when the next command is due.
             self._q_goal = cmd.q
             self._slope = (cmd.q - self._q_ref) * self.rig.control_hz
-            self._grip_goal = cmd.gripper * fr3.FINGER_TRAVEL
+            self._grip_goal = cmd.gripper * self.arm.hand.travel
 
     def _step(self) -> None:
         step = self._slope * self._dt
@@ -139,10 +139,11 @@ class Twin:
         arrived = np.abs(left) <= np.abs(step)
         self._q_ref = np.where(arrived, self._q_goal, self._q_ref + step)
         self._slope = np.where(arrived, 0.0, self._slope)
-        grip_step = fr3.FINGER_SPEED * self._dt
+        grip_step = self.arm.hand.speed * self._dt
         self._grip_ref += min(max(self._grip_goal - self._grip_ref, -grip_step), grip_step)
-        self.data.ctrl[:7] = self._q_ref + self._feed_forward * self._slope
-        self.data.ctrl[7:] = self._grip_ref
+        dof = self.arm.spec.dof
+        self.data.ctrl[:dof] = self._q_ref + self._feed_forward * self._slope
+        self.data.ctrl[dof:] = self._grip_ref
         mujoco.mj_step(self.model, self.data)
 
     def _check_physics(self) -> None:

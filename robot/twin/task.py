@@ -29,7 +29,7 @@ class Layout:
     movable: Thing  # what to pick up
     target: Bowl  # what to put it in or on
     instruction: str
-    home_q: Floats  # (7,) rad
+    home_q: Floats  # (dof,) rad
     appearance: Appearance = field(default_factory=Appearance)
     cameras: tuple[CameraSpec, ...] | None = None  # replaces the rig's, for jittered pretraining views
 
@@ -141,7 +141,7 @@ def upright_pose(x: float, y: float, yaw: float = 0.0) -> Floats:
 
 
 def jittered_home(rng: np.random.Generator, home_q: Floats, scale_rad: float = 0.03) -> Floats:
-    return home_q + scale_rad * rng.standard_normal(7)
+    return home_q + scale_rad * rng.standard_normal(len(home_q))
 
 
 def place_apart(

@@ -38,7 +38,7 @@ def test_exploration_moves_the_tool_and_leaves_the_gripper_to_the_policy(ctx: Co
 
 
 def test_a_bent_chunk_ends_where_it_was_asked_to() -> None:
-    kinematics = Kinematics(np.zeros(7))
+    kinematics = Kinematics(load_rig().arm)
     home = np.array(load_rig().arm.home_q)
     actions = np.tile(np.append(home, 1.0), (16, 1))
     offset_m = np.array([0.004, -0.006, 0.008])

@@ -105,7 +105,7 @@ def test_the_tool_moves_as_fast_as_wished_whatever_the_rate_of_the_loop(
     robot, teleop = make_robot(), make_teleoperator()
     teleop.connect()
     robot.connect()
-    kinematics = Kinematics(arms[0].q)
+    kinematics = Kinematics(load_rig().arm)
     start = kinematics.forward(arms[0].q)[2, 3]
     rng = np.random.default_rng(0)
     for tick in range(round(2 * loop_hz)):

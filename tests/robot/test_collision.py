@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from armflow.robot import collision, fr3
+from armflow.robot import fr3, openarm
 from armflow.robot.collision import Surroundings
 from armflow.robot.errors import ConfigError, SafetyStop
 from armflow.robot.geometry import down_facing, pose
 from armflow.robot.kinematics import Kinematics
-from armflow.robot.rig import load_rig
+from armflow.robot.rig import ArmCfg, load_rig
 from armflow.robot.safety import JointSafety, SafetyCfg
 from armflow.robot.types import ArmCommand, ArmState, Floats, SafetyFlag
 
@@ -21,7 +21,7 @@ HOME, DT = np.array(RIG.arm.home_q), 0.1
 
 @pytest.fixture(scope="module")
 def kinematics() -> Kinematics:
-    return Kinematics(HOME)
+    return Kinematics(RIG.arm)
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +101,11 @@ def test_switched_off_it_sees_only_the_box() -> None:
         assert cell.look(q).flag == SafetyFlag.NONE
 
 
-def test_an_arm_without_a_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collision, "MODELS", {})
-    with pytest.raises(ConfigError, match="no collision model of arm 'fr3'"):
-        Surroundings(RIG)
+def test_an_arm_without_a_model_is_refused() -> None:
+    arm = ArmCfg(openarm.RIGHT.name, home_q=(0.0,) * 7)
+    for make in (lambda: Surroundings(replace(RIG, arm=arm)), lambda: Kinematics(arm)):
+        with pytest.raises(ConfigError, match="no model of the openarm_right, only of: fr3, xarm7"):
+            make()
 
 
 # --- in the filter

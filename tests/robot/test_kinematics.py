@@ -29,8 +29,8 @@ def home(rig: Rig) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def kinematics(home: np.ndarray) -> Kinematics:
-    return Kinematics(home)
+def kinematics(rig: Rig) -> Kinematics:
+    return Kinematics(rig.arm)
 
 
 def tool_error(kinematics: Kinematics, q: np.ndarray, X_BE: np.ndarray) -> tuple[float, float]:

@@ -6,20 +6,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from armflow.robot import fr3
 from armflow.robot.collision import Surroundings
 from armflow.robot.errors import SafetyStop
-from armflow.robot.rig import load_rig
+from armflow.robot.rig import ARMS, DEFAULT_RIG, Rig, load_rig
 from armflow.robot.safety import ENGAGE_FROM, JointSafety, SafetyCfg
-from armflow.robot.types import ArmCommand, ArmState, Floats
+from armflow.robot.types import ArmCommand, ArmSpec, ArmState, Floats
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-SPEC = fr3.SPEC
-RIG = replace(
-    load_rig(), safety=SafetyCfg(tcp_min=(0.2, -0.4, 0.02), tcp_max=(0.75, 0.4, 0.6))
-)  # tight: it has to bind
-HOME = np.array(RIG.arm.home_q)
+TIGHT = SafetyCfg(tcp_min=(0.2, -0.4, 0.02), tcp_max=(0.75, 0.4, 0.6))  # it has to bind
+TWINS = ("fr3_table", "xarm7_table")
+RIGS = {name: replace(load_rig(DEFAULT_RIG.with_name(f"{name}.toml")), safety=TIGHT) for name in TWINS}
+RIG = RIGS["fr3_table"]
+SPEC, HOME = ARMS[RIG.arm.model], np.array(RIG.arm.home_q)
 EXAMPLES = 250
 ROUNDING = 1e-9  # rad per period, and m
 NONSENSE = (np.nan, np.inf, -np.inf, 1e39, -1e300)
@@ -38,22 +37,22 @@ class Input:
     lost: bool = False  # the arm measures nothing
 
 
-def inputs(kind: str, n: int, size: float, rng: np.random.Generator) -> Iterator[Input]:
-    """`n` inputs of a kind, about `size` rad from home; the last one of some kinds is refused."""
-    push, walk = HOME + size * rng.standard_normal(7), HOME.copy()
+def inputs(kind: str, n: int, size: float, rng: np.random.Generator, home: Floats) -> Iterator[Input]:
+    """`n` inputs of a kind, about `size` rad from `home`; the last one of some kinds is refused."""
+    push, walk = home + size * rng.standard_normal(7), home.copy()
     noise = rng.standard_normal((n, 7))
     for i in range(n):
         last = i == n - 1
         match kind:
             case "jump":
-                yield Input(HOME + size * noise[i], gripper=3 * noise[i, 0])
+                yield Input(home + size * noise[i], gripper=3 * noise[i, 0])
             case "walk":
                 walk = walk + 0.1 * size * noise[i]
                 yield Input(walk)
             case "push" | "repeat":
-                yield Input(push if kind == "push" else HOME)
+                yield Input(push if kind == "push" else home)
             case "oscillate":
-                yield Input(HOME + size * np.sin(i * (0.05 + np.abs(noise[0]))) * np.sign(noise[0]))
+                yield Input(home + size * np.sin(i * (0.05 + np.abs(noise[0]))) * np.sign(noise[0]))
             case "old":
                 yield Input(push, age_s=float(0.3 * rng.random()))
             case "future":
@@ -68,9 +67,9 @@ def inputs(kind: str, n: int, size: float, rng: np.random.Generator) -> Iterator
                 yield Input(push, lost=last)
 
 
-def paths(safety: JointSafety, todo: Iterator[Input], dt: float) -> Iterator[Floats]:
+def paths(safety: JointSafety, todo: Iterator[Input], dt: float, home: Floats) -> Iterator[Floats]:
     """(n + 1, 7) positions of every stretch between two stops, from the measured pose on. The arm follows at once."""
-    zeros, q = np.zeros(7), HOME
+    zeros, q = np.zeros(7), home
     safety.reset(ArmState(0.0, q, zeros, zeros, 1.0))
     path = [q]
     for each in todo:
@@ -93,7 +92,7 @@ def paths(safety: JointSafety, todo: Iterator[Input], dt: float) -> Iterator[Flo
     yield np.array(path)
 
 
-def check(path: Floats, cfg: SafetyCfg, dt: float, surroundings: Surroundings | None) -> None:
+def check(path: Floats, spec: ArmSpec, cfg: SafetyCfg, dt: float, surroundings: Surroundings | None) -> None:
     """Every declared limit, on the differences of consecutive positions; the arm stands before the first."""
     steps = np.diff(path, axis=0)
     if not len(steps):
@@ -103,11 +102,12 @@ def check(path: Floats, cfg: SafetyCfg, dt: float, surroundings: Surroundings | 
         share = np.minimum(1.0, ENGAGE_FROM + (1 - ENGAGE_FROM) * dt * np.arange(len(steps)) / cfg.engage_s)
     changes = np.diff(steps, axis=0, prepend=0.0)
     jolts = np.diff(changes, axis=0, prepend=0.0)
-    assert (path >= SPEC.q_min + cfg.joint_margin_rad - ROUNDING).all()
-    assert (path <= SPEC.q_max - cfg.joint_margin_rad + ROUNDING).all()
-    assert (np.abs(steps) <= share[:, None] * cfg.speed_scale * SPEC.dq_max * dt + ROUNDING).all()
-    assert (np.abs(changes) <= cfg.acceleration_scale * SPEC.ddq_max * dt**2 + ROUNDING).all()
-    assert (np.abs(jolts) <= cfg.jerk_scale * fr3.JERK_MAX * dt**3 + ROUNDING).all()
+    assert (path >= spec.q_min + cfg.joint_margin_rad - ROUNDING).all()
+    assert (path <= spec.q_max - cfg.joint_margin_rad + ROUNDING).all()
+    assert (np.abs(steps) <= share[:, None] * cfg.speed_scale * spec.dq_max * dt + ROUNDING).all()
+    assert (np.abs(changes) <= cfg.acceleration_scale * spec.ddq_max * dt**2 + ROUNDING).all()
+    if spec.jerk_max is not None:
+        assert (np.abs(jolts) <= cfg.jerk_scale * spec.jerk_max * dt**3 + ROUNDING).all()
     if surroundings is None:
         return
     places = [surroundings.look(q) for q in path]
@@ -136,24 +136,33 @@ def surroundings() -> Surroundings:
     return Surroundings(RIG)
 
 
+@pytest.fixture(scope="module", params=TWINS)
+def cell(request: pytest.FixtureRequest) -> tuple[Rig, Surroundings]:
+    """Every built-in arm in its cell."""
+    rig = RIGS[request.param]
+    return rig, Surroundings(rig)
+
+
 def commands(
-    cfg: SafetyCfg, hz: float, todo: list[tuple[str, int, float, int]], surroundings: Surroundings | None
+    rig: Rig, cfg: SafetyCfg, hz: float, todo: list[tuple[str, int, float, int]], surroundings: Surroundings | None
 ) -> int:
     """Play inputs through a new filter and check what came out; returns how many there were."""
-    safety = JointSafety(SPEC, cfg, surroundings)
-    every = (i for kind, n, size, seed in todo for i in inputs(kind, n, size, np.random.default_rng(seed)))
-    for path in paths(safety, every, 1 / hz):
-        check(path, cfg, 1 / hz, surroundings)
+    spec, home = ARMS[rig.arm.model], np.array(rig.arm.home_q)
+    safety = JointSafety(spec, cfg, surroundings)
+    every = (i for kind, n, size, seed in todo for i in inputs(kind, n, size, np.random.default_rng(seed), home))
+    for path in paths(safety, every, 1 / hz, home):
+        check(path, spec, cfg, 1 / hz, surroundings)
     return sum(n for _, n, _, _ in todo)
 
 
 @settings(max_examples=30)
 @given(configs, rates, st.lists(stretch, min_size=1, max_size=12))
 def test_no_sequence_of_inputs_violates_a_limit(
-    surroundings: Surroundings, cfg: SafetyCfg, hz: float, todo: list[tuple[str, int, float, int]]
+    cell: tuple[Rig, Surroundings], cfg: SafetyCfg, hz: float, todo: list[tuple[str, int, float, int]]
 ):
-    commands(cfg, hz, todo, None)
-    commands(cfg, hz, todo, surroundings)
+    rig, surroundings = cell
+    commands(rig, cfg, hz, todo, None)
+    commands(rig, cfg, hz, todo, surroundings)
 
 
 @settings(max_examples=30)
@@ -164,7 +173,9 @@ def test_in_the_shipped_twin_only_range_and_speed_change_a_command(todo: list[tu
     safety = JointSafety(SPEC, replace(rig.safety, start_tolerance_rad=np.inf), Surroundings(rig))
     q, dt, cfg = HOME, 1 / rig.control_hz, rig.safety
     safety.reset(ArmState(0.0, HOME, zeros, zeros, 1.0))
-    for asked in (i.q for kind, n, size, seed in todo for i in inputs(kind, n, size, np.random.default_rng(seed))):
+    for asked in (
+        i.q for kind, n, size, seed in todo for i in inputs(kind, n, size, np.random.default_rng(seed), HOME)
+    ):
         if np.abs(asked).max() < 1e38:  # not what is refused as nonsense
             in_range = np.clip(asked, SPEC.q_min + cfg.joint_margin_rad, SPEC.q_max - cfg.joint_margin_rad)
             step = cfg.speed_scale * SPEC.dq_max * dt
@@ -197,4 +208,4 @@ def test_a_million_commands_violate_no_limit(
 ):
     """250 sequences of ten stretches of 400 inputs each; one in twenty knows the cell, too, which costs four times as much."""
     full = [(kind, 400, size, seed) for kind, _, size, seed in todo]
-    assert commands(cfg, hz, full, surroundings if which == 0 else None) * EXAMPLES == 1_000_000
+    assert commands(RIG, cfg, hz, full, surroundings if which == 0 else None) * EXAMPLES == 1_000_000

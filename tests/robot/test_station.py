@@ -38,8 +38,11 @@ def test_a_dry_run_of_hardware_opens_no_device(rig: Rig):
 
 
 def test_an_arm_without_a_twin_has_no_dry_run(rig: Rig):
-    xarm = replace(rig, arm=ArmCfg("xarm7", (0.0, -0.3, 0.0, 0.9, 0.0, 1.2, 0.0)))
-    with pytest.raises(ConfigError, match="there is no twin of the xarm7 yet"), open_station(xarm, twin=True):
+    openarm = replace(rig, arm=ArmCfg("openarm_left", (0.0,) * 7))
+    with (
+        pytest.raises(ConfigError, match="no twin of the openarm_left, only of: fr3"),
+        open_station(openarm, twin=True),
+    ):
         pass
 
 

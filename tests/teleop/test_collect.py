@@ -17,7 +17,7 @@ from armflow.datasets.episodes import EpisodeArrays, load_episodes, open_dataset
 from armflow.datasets.layout import INFO_PATH, read_info
 from armflow.robot.control import CommandSource, Decision
 from armflow.robot.errors import DataError, SafetyStop
-from armflow.robot.rig import Rig
+from armflow.robot.rig import DEFAULT_RIG, Rig, load_rig
 from armflow.robot.twin.cell import Episode, episode_rng
 from armflow.robot.twin.tasks import get_task
 from armflow.robot.types import ArmCommand, ControlMode, Observation
@@ -100,6 +100,14 @@ def test_labels_say_who_acted_how_it_ended_and_where(rig: Rig, dataset: Path) ->
         assert (label.outcome, label.terminated, label.operator, label.policy_hash) == ("success", True, "scripted", "")
         assert label.rig_hash == rig.hash
         assert label.loop.steps == len(episode)
+
+
+def test_another_arm_is_recorded_under_its_own_name(tmp_path: Path) -> None:
+    xarm = load_rig(DEFAULT_RIG.with_name("xarm7_table.toml")).with_image_size(64, 48)
+    collect(xarm, [Job("pick_peach", 11)], Scripted(), tmp_path / "demos", ONE)
+    (label,) = [e.ref.label for _, e in episodes(tmp_path / "demos")]
+    assert label is not None and label.outcome == "success" and label.rig_hash == xarm.hash
+    assert (read_info(tmp_path / "demos") or {})["robot_type"] == "xarm7"
 
 
 def test_the_same_seed_gives_the_same_episode_whoever_collects_it(rig: Rig, dataset: Path, tmp_path: Path) -> None:

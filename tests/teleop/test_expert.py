@@ -72,7 +72,7 @@ def attempt(cell: Cell, task: str, seed: int, cfg: ExpertCfg | None = None) -> T
     """The episode of a seed that `collect` would record."""
     episode = cell.reset(get_task(task), seed)
     device = Watched(expert_for(episode, cell.rig, seed, cfg))
-    source = TeleopSource(device, Kinematics(HOME), cell.rig.control_hz)
+    source = TeleopSource(device, Kinematics(cell.rig.arm), cell.rig.control_hz)
     return Tried(run(cell, episode, source, episode.judge), episode, device)
 
 
@@ -175,7 +175,7 @@ def test_what_slips_away_is_picked_where_it_is_then(cell: Cell, task: str) -> No
             episode.twin.data.qpos[address : address + 2] += (-0.12, 0.02)
         return episode.judge(obs)
 
-    result = run(cell, episode, TeleopSource(device, Kinematics(HOME), cell.rig.control_hz), slip)
+    result = run(cell, episode, TeleopSource(device, Kinematics(cell.rig.arm), cell.rig.control_hz), slip)
     closed = np.array([wish.gripper < OPEN for wish in device.said]).astype(int)
     assert np.count_nonzero(np.diff(closed) == 1) == 2, "closes on nothing, opens, closes on the thing"
     assert result.end.success, episode.judge.status.reasons

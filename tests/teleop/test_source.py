@@ -46,7 +46,7 @@ Play = Callable[..., list[Decision | None]]
 
 @pytest.fixture(scope="module")
 def kinematics() -> Kinematics:
-    return Kinematics(HOME)
+    return Kinematics(load_rig().arm)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ class Hand:
 
 @pytest.fixture(scope="module")
 def kinematics() -> Kinematics:
-    return Kinematics(HOME)
+    return Kinematics(load_rig().arm)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class ArmflowTeleoperator(Teleoperator):
         self.config = config
         self._rig = load_rig(config.rig)
         self._names = ARMS[self._rig.arm.model].action_names
-        self._kinematics = Kinematics(np.array(self._rig.arm.home_q))
+        self._kinematics = Kinematics(self._rig.arm)
         self._stack = ExitStack()
         self._connected = False
         self._hand: HandDevice | None = None

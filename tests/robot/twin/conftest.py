@@ -28,7 +28,7 @@ def cell(rig: Rig) -> Iterator[Cell]:
 @pytest.fixture(scope="session")
 def drive(rig: Rig, cell: Cell) -> Drive:
     """drive(episode, waypoints): through the control loop, tool pointing down, no images."""
-    kinematics = Kinematics(np.array(rig.arm.home_q))
+    kinematics = Kinematics(rig.arm)
 
     def _drive(episode: Episode, waypoints: Sequence[Waypoint]) -> None:
         q = episode.arm.read().q

@@ -6,8 +6,9 @@ import pytest
 from armflow.robot import fr3
 from armflow.robot.clock import SimClock
 from armflow.robot.kinematics import Kinematics
-from armflow.robot.rig import Rig
-from armflow.robot.twin.arm_model import FINGERS, build_arm_only
+from armflow.robot.models import arm_model
+from armflow.robot.rig import Rig, load_rig
+from armflow.robot.twin.arm_model import FINGERS
 from armflow.robot.twin.scene import build_cell
 from armflow.robot.twin.sim import Twin
 
@@ -61,7 +62,7 @@ def random_joints(n: int, margin: float = 0.0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def arm() -> mujoco.MjModel:
-    return build_arm_only()
+    return arm_model(load_rig().arm).spec.compile()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def cell(rig: Rig) -> mujoco.MjModel:
 
 
 def test_forward_kinematics_is_the_published_product_of_joint_transforms():
-    kinematics = Kinematics(np.zeros(7))
+    kinematics = Kinematics(load_rig().arm)
     for q in random_joints(200):
         np.testing.assert_allclose(kinematics.forward(q), published_pose(q), atol=1e-6)
 
@@ -86,7 +87,7 @@ def test_the_cell_has_the_same_kinematics(cell: mujoco.MjModel):
 def test_a_stretched_arm_points_straight_up():
     """By hand: link lengths add up; the 88 mm of the wrist stand off to the side."""
     q = np.array([0, 0, 0, 0, 0, 0, 0.0])
-    X = Kinematics(np.zeros(7)).forward(q)
+    X = Kinematics(load_rig().arm).forward(q)
     np.testing.assert_allclose(X[:3, 3], (0.088, 0, 0.333 + 0.316 + 0.384 - 0.107 - 0.1034), atol=1e-6)
     np.testing.assert_allclose(X[:3, 2], (0, 0, -1), atol=1e-6)
 

@@ -254,7 +254,7 @@ def test_the_gripper_opens_and_closes_at_the_speed_of_its_fingers(rig: Rig):
     assert openings[0] == pytest.approx(1, abs=0.02)
     assert openings[-1] == pytest.approx(0, abs=0.02)
     slope = np.diff(openings).min() / 0.01 * fr3.SPEC.gripper_width_m
-    assert slope == pytest.approx(-2 * fr3.FINGER_SPEED, rel=0.3)
+    assert slope == pytest.approx(-2 * fr3.DESCRIPTION.hand.speed, rel=0.3)
 
 
 @pytest.fixture

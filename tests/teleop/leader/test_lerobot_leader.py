@@ -111,7 +111,7 @@ def test_an_arm_follows_a_real_leader_from_a_matching_pose_on(
     home = np.array(load_rig().arm.home_q)
     arm = FakeArm(clock, q=home)
     device = make_leader(openarm_mini(feetech.port, calibrate(feetech, OPENARM)))
-    source = TeleopSource(device, Kinematics(home), control_hz=10.0)
+    source = TeleopSource(device, Kinematics(load_rig().arm), control_hz=10.0)
     goal = home + np.array([0.2, -0.1, 0.1, 0.1, -0.2, 0.1, 0.3])
 
     def tick() -> Floats:
