@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import fr3, openarm, xarm7
+from .arm_file import ArmFileCfg
 from .drivers.franka import FrankaCfg
 from .drivers.lerobot_config import LeRobotArmCfg
 from .drivers.opencv import OpenCVCfg
@@ -33,11 +34,19 @@ class ArmCfg:
     model: str = "fr3"
     home_q: tuple[float, ...] = (0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785)
     """Rest pose, rad."""
+    description: ArmFileCfg | None = None
+    """MJCF or URDF of an arm that armflow has no model of itself; without one it has joint limits only."""
 
     def __post_init__(self) -> None:
         _require(self.model in ARMS, f"there is no arm model '{self.model}'; models: {', '.join(ARMS)}")
         spec, q = ARMS[self.model], np.array(self.home_q)
         _require(q.shape == (spec.dof,), f"home_q has {q.size} joints, {self.model} has {spec.dof}")
+        if self.description is not None:
+            _require(
+                self.model not in DESCRIPTIONS, f"armflow has its own model of the {self.model}: omit [arm.description]"
+            )
+            found = len(self.description.joints)
+            _require(found == spec.dof, f"[arm.description] names {found} joints, {self.model} has {spec.dof}")
         outside = [n for n, x, low, high in zip(spec.joint_names, q, spec.q_min, spec.q_max, strict=True)
                    if not low <= x <= high]  # fmt: skip
         _require(not outside, f"home_q (rad) is outside the joint range of {self.model}: {', '.join(outside)}")
@@ -184,7 +193,11 @@ def load_rig(path: Path = DEFAULT_RIG) -> Rig:
     """Read and check a rig file. Raises ConfigError naming the file, the key and what is allowed."""
     if not path.exists():
         raise ConfigError(f"rig file {path} does not exist; `armflow rig new {path}` writes one to start from")
-    return load(Rig, path, "rig file")
+    rig = load(Rig, path, "rig file")
+    if rig.arm.description is None:
+        return rig
+    file = path.absolute().parent / rig.arm.description.file
+    return replace(rig, arm=replace(rig.arm, description=replace(rig.arm.description, file=file)))
 
 
 def _require(condition: bool, message: str) -> None:

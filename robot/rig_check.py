@@ -7,7 +7,9 @@ from datetime import date
 import mujoco
 import numpy as np
 
-from .errors import ArmflowError
+from .arm_file import ranges_beyond
+from .collision import Surroundings
+from .errors import ArmflowError, ConfigError
 from .findings import Finding
 from .geometry import project
 from .models import has_model
@@ -23,6 +25,7 @@ UNMEASURED = "1970-01-01"  # the default of calibration_date
 def check_rig(rig: Rig, today: date) -> Iterator[Finding]:
     """One finding per thing looked at, errors included."""
     yield _twin(rig)
+    yield from _model(rig)
     yield _home(rig)
     yield from _speeds(rig)
     for camera in rig.cameras:
@@ -40,6 +43,28 @@ def _twin(rig: Rig) -> Finding:
     except (ArmflowError, ValueError, mujoco.FatalError) as error:
         return Finding("error", "twin", f"MuJoCo cannot build it: {error}", "correct what the message names")
     return Finding("ok", "twin", "MuJoCo builds it")
+
+
+def _model(rig: Rig) -> Iterator[Finding]:
+    """Whether kinematics and collision checks make sense of the arm, and have nothing against its home pose."""
+    if not has_model(rig.arm):
+        return
+    file, spec = rig.arm.description, ARMS[rig.arm.model]
+    try:
+        place = Surroundings(rig).look(np.array(rig.arm.home_q))
+        beyond = [] if file is None else ranges_beyond(file, spec)
+    except ConfigError as error:
+        yield Finding("error", "arm.description", str(error), "correct what the message names")
+        return
+    if beyond:
+        advice = "is it this arm, with this zero and these directions? Kinematics and collision checks rest on it"
+        yield Finding("warning", "arm.description", f"its joints turn less: {'; '.join(beyond)}", advice)
+    elif file is not None:
+        yield Finding("ok", "arm.description", f"has the joints of the {spec.name}, and their ranges")
+    if place.flag:
+        yield Finding(
+            "error", "arm.home_q", f"the safety filter stops there: {place.what}", "choose a pose further away"
+        )
 
 
 def _home(rig: Rig) -> Finding:

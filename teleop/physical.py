@@ -24,7 +24,10 @@ def demonstrate_on(rig: Rig, instruction: str, episodes: int, root: Path, *, dev
     Raises ConfigError for an arm whose kinematics armflow does not know: a hand device moves the tool.
     """
     if not has_model(rig.arm):
-        raise ConfigError(f"rig {rig.name}: armflow does not know the kinematics of the {rig.arm.model}")
+        raise ConfigError(
+            f"rig {rig.name}: armflow does not know the kinematics of the {rig.arm.model}; "
+            "name an MJCF or URDF of it in [arm.description]"
+        )
     with open_station(rig) as station, open_session(rig, station.arm.spec, root, device, rerun=rerun) as session:
         done = 0
         while done < episodes:
