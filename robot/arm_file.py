@@ -29,7 +29,7 @@ class ArmFileCfg:
     joints: tuple[str, ...]
     """Names of the arm's joints in the file, from the base to the tool."""
     tool_frame: str
-    """Site, body or link whose origin is the tool centre point; its z axis points out of the hand."""
+    """Site, body or link whose origin is the tool centre point."""
 
 
 def read_arm(cfg: ArmFileCfg, arm: ArmSpec) -> ArmModel:

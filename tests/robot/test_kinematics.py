@@ -2,35 +2,37 @@
 
 import numpy as np
 import pytest
-from armflow.robot import fr3
 from armflow.robot.geometry import down_facing, pose
 from armflow.robot.kinematics import LIMIT_MARGIN_RAD, MAX_STEP_RAD, Kinematics
-from armflow.robot.rig import Rig
+from armflow.robot.rig import ARMS, DEFAULT_RIG, ArmCfg, load_rig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
-LOW, HIGH = fr3.SPEC.q_min + LIMIT_MARGIN_RAD, fr3.SPEC.q_max - LIMIT_MARGIN_RAD
 WORKSPACE = ((0.34, -0.25, 0.02), (0.62, 0.25, 0.30))  # m, tool positions of the tasks
 ROUNDING = 1e-9
 
 shares = arrays(np.float64, 7, elements=st.floats(0, 1))
-anywhere = shares.map(lambda x: LOW + x * (HIGH - LOW))
 positions = arrays(np.float64, 3, elements=st.floats(0, 1)).map(
     lambda x: np.array(WORKSPACE[0]) + x * np.ptp(WORKSPACE, 0)
 )
 yaws = st.floats(-0.7, 0.7)
 
 
-@pytest.fixture(scope="module")
-def home(rig: Rig) -> np.ndarray:
-    return np.array(rig.arm.home_q)
+@pytest.fixture(scope="module", params=["fr3_table", "xarm7_table"])
+def arm(request: pytest.FixtureRequest) -> ArmCfg:
+    return load_rig(DEFAULT_RIG.with_name(f"{request.param}.toml")).arm
 
 
 @pytest.fixture(scope="module")
-def kinematics(rig: Rig) -> Kinematics:
-    return Kinematics(rig.arm)
+def home(arm: ArmCfg) -> np.ndarray:
+    return np.array(arm.home_q)
+
+
+@pytest.fixture(scope="module")
+def kinematics(arm: ArmCfg) -> Kinematics:
+    return Kinematics(arm)
 
 
 def tool_error(kinematics: Kinematics, q: np.ndarray, X_BE: np.ndarray) -> tuple[float, float]:
@@ -74,12 +76,15 @@ def test_where_the_tool_already_is_nothing_moves(
 
 
 @settings(max_examples=100)
-@given(anywhere, arrays(np.float64, 3, elements=st.floats(-2, 2)), st.floats(-3, 3), st.integers(1, 8))
+@given(shares, arrays(np.float64, 3, elements=st.floats(-2, 2)), st.floats(-3, 3), st.integers(1, 8))
 def test_no_target_however_far_leaves_the_limits_or_jumps(
-    kinematics: Kinematics, q: np.ndarray, position: np.ndarray, yaw: float, iterations: int
+    kinematics: Kinematics, arm: ArmCfg, share: np.ndarray, position: np.ndarray, yaw: float, iterations: int
 ):
+    spec = ARMS[arm.model]
+    low, high = spec.q_min + LIMIT_MARGIN_RAD, spec.q_max - LIMIT_MARGIN_RAD
+    q = low + share * (high - low)
     found = kinematics.inverse(pose(position, down_facing(yaw)), q, iterations=iterations)
-    assert (found >= LOW - ROUNDING).all() and (found <= HIGH + ROUNDING).all()
+    assert (found >= low - ROUNDING).all() and (found <= high + ROUNDING).all()
     assert np.abs(found - q).max() <= MAX_STEP_RAD * iterations + ROUNDING
 
 

@@ -112,7 +112,11 @@ def test_real_time_follows_the_wall_and_moves_alike(rig: Rig):
             start = cell.clock.now()
             steps = wave(cell, episode, 15, images=False)
             times = np.array([s.obs.arm.t for s in steps]) - start
-            return times, np.array([s.obs.arm.q for s in steps]), cell.clock.now() - start - episode.twin.data.time
+            return (
+                times,
+                np.array([s.obs.arm.q for s in steps]),
+                cell.clock.now() - episode.twin.wall_time(episode.twin.data.time),
+            )
 
     began = time.monotonic()
     t_sim, q_sim, _ = drive(SimClock())
