@@ -11,6 +11,9 @@ actions from there on have no observed consequence (n stops short of them).
 
 A person who takes over from a policy, or gives back to it, ends the chunk, too: what follows is the other's reaction, not
 what that chunk would have done. Such a chunk has the steps up to the change, and the first state of the other as the next.
+
+In a pause (`ControlMode.PAUSE`) time stands still: nobody chose to wait. A pause ends the chunk before it, its frames are
+no states and no actions, and the first state after it is the next one. A reward that falls into it is that of the last action.
 """
 
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..robot.errors import DataError
+from ..robot.types import ControlMode
 from .episodes import EpisodeArrays
 
 Floats = NDArray[np.floating]
@@ -42,7 +46,7 @@ class ChunkTransitions:
     """k transitions; frames are counted within their episode."""
 
     episode: Ints  # (k,) index in the dataset
-    frame: Ints  # (k,) state at which the chunk starts
+    frame: Ints  # (k,) state at which the chunk starts; in none of the pauses
     actions: Floats  # (k, C, d) executed actions, the last one that counts repeated beyond the end or a change of mode
     n_steps: Ints  # (k,) steps that count, 0..C
     reward: Floats  # (k,) sum of gamma^i r over the n steps
@@ -72,22 +76,25 @@ def chunk_transitions(
             f"episode {episode}: {T} actions, rewards of shape {rewards.shape} and modes of shape {mode.shape}; "
             f"expected ({T},) > 0"
         )
-    frame = np.arange(0, T, cfg.stride)
+    acted = np.flatnonzero(mode != ControlMode.PAUSE)  # from here on, frames are counted without pauses
+    actions, rewards, turn = actions[acted], _rewards_of(acted, rewards), _turns(mode)[acted]
+    T = len(acted)
+    frame = np.flatnonzero(acted % cfg.stride == 0)
     last_state = T if terminated else T - 1
-    end = _ends_of_turns(mode)
+    end = _ends_of_turns(turn)
     n = np.minimum(cfg.chunk, np.minimum(end[frame], last_state) - frame)
     crosses = (frame + cfg.chunk >= T) & (end[frame] == T)
     next_frame = np.minimum(frame + n, T - 1)
     return ChunkTransitions(
         episode=np.full(len(frame), episode),
-        frame=frame,
+        frame=acted[frame],
         actions=_chunks(actions, frame, end, cfg.chunk),
         n_steps=n,
         reward=_discounted(rewards, frame, n, cfg),
         bootstrap=np.where(crosses & terminated, 0.0, cfg.discount**n),
         terminated=crosses & terminated,
         truncated=crosses & (not terminated),
-        next_frame=next_frame,
+        next_frame=acted[next_frame],
         next_actions=_chunks(actions, next_frame, end, cfg.chunk),
         mc_return=discounted_return(rewards, cfg.discount)[frame],
         weight=(n > 0).astype(np.float64),
@@ -143,10 +150,22 @@ def mode_changes(mode: Ints) -> Ints:
     return np.flatnonzero(np.diff(mode)) + 1
 
 
-def _ends_of_turns(mode: Ints) -> Ints:
-    """(T,) the first frame after each frame at which somebody else decides; T where nobody else does."""
-    ends = np.append(mode_changes(mode), len(mode))
-    return ends[np.searchsorted(ends, np.arange(len(mode)), side="right")]
+def _turns(mode: Ints) -> Ints:
+    """(T,) how often the mode has changed before each frame."""
+    return np.cumsum(np.append(0, np.diff(mode) != 0))
+
+
+def _ends_of_turns(turn: Ints) -> Ints:
+    """(T,) the first frame after each frame that is of another turn; T where none is."""
+    ends = np.append(mode_changes(turn), len(turn))
+    return ends[np.searchsorted(ends, np.arange(len(turn)), side="right")]
+
+
+def _rewards_of(acted: Ints, rewards: Floats) -> Floats:
+    """Rewards of the frames `acted`, with those of the pause after each."""
+    since = acted.copy()
+    since[:1] = 0  # and the first one with what came before it
+    return np.add.reduceat(rewards, since)
 
 
 def _chunks(actions: Floats, frame: Ints, end: Ints, size: int) -> Floats:

@@ -39,7 +39,7 @@ class EpisodeLabel:
     """Checkpoint that acted; empty for demonstrations."""
     trial_id: str = ""
     seed: int | None = None
-    """Seed of the scene's reset; None on a real table."""
+    """Seed of the scene's reset in the twin, and of a policy's noise anywhere; None for a demonstration on a real table."""
     rig_hash: str = ""
     calibration_hash: str = ""
     loop: LoopStats | None = None

@@ -19,6 +19,7 @@ class ControlMode(IntEnum):
     HUMAN = 0
     POLICY = 1
     INTERVENTION = 2
+    PAUSE = 3  # nobody: the dead-man of a hold-to-run session is not held, the arm stays
 
 
 class SafetyFlag(IntFlag):

@@ -18,6 +18,7 @@ from torch import nn
 from ..datasets.chunks import mode_changes
 from ..datasets.episodes import Dataset, EpisodeArrays, dataset_hash, iterate_images, load_episodes, open_dataset
 from ..robot.errors import SchemaMismatch
+from ..robot.types import ControlMode
 from .pi05_mini.modeling_pi05_mini import PI05MiniPolicy
 from .policy import Context, ObsBatch
 
@@ -94,7 +95,7 @@ def check_dataset(policy: PI05MiniPolicy, dataset: Dataset) -> None:
 
 def build(policy: PI05MiniPolicy, root: Path, cache_dir: Path, *, stride: int = 1) -> PrefixCache:
     """The cache of dataset `root`; computed if absent. Of every episode: frames 0, stride, 2 stride ..., the last one,
-    and those at which a person takes over or gives back."""
+    and those at which a person takes over, gives back or pauses."""
     dataset = open_dataset(root)
     check_dataset(policy, dataset)
     folder = cache_dir / f"prefix-{prefix_hash(policy)}-{dataset_hash(root)}-{stride}"
@@ -114,7 +115,8 @@ def build(policy: PI05MiniPolicy, root: Path, cache_dir: Path, *, stride: int = 
 
 def cached_frames(episode: EpisodeArrays, stride: int) -> NDArray[np.int64]:
     """Every state that a critic may start from or look ahead to, when its chunks start at multiples of `stride`."""
-    ends = np.append(mode_changes(episode.control_mode), len(episode) - 1)
+    acted = np.flatnonzero(episode.control_mode != ControlMode.PAUSE)
+    ends = np.concatenate([mode_changes(episode.control_mode), acted[-1:], [len(episode) - 1]])
     return np.unique(np.append(np.arange(0, len(episode), stride), ends))
 
 

@@ -10,7 +10,8 @@ from armflow.datasets.chunks import (
 )
 from armflow.datasets.episodes import load_episodes, open_dataset
 from armflow.robot.errors import DataError
-from hypothesis import given
+from armflow.robot.types import ControlMode
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 
@@ -19,6 +20,11 @@ def episode(T: int, success: bool) -> tuple[np.ndarray, np.ndarray]:
     rewards = np.zeros(T)
     rewards[-1] = success
     return np.arange(T, dtype=np.float32)[:, None] * np.ones(2, np.float32), rewards
+
+
+def in_turns(rng: np.random.Generator, turns: int, T: int) -> np.ndarray:
+    """(T,) who decides, in up to so many turns of any length, without pauses."""
+    return np.sort(rng.integers(turns, size=T)) % ControlMode.PAUSE
 
 
 def test_t2_1_chunk_target() -> None:
@@ -106,7 +112,7 @@ def test_transitions_equal_a_hand_loop(
     T: int, chunk: int, stride: int, discount: float, terminated: bool, turns: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    actions, rewards, mode = rng.normal(size=(T, 3)), rng.normal(size=T), np.sort(rng.integers(turns, size=T))
+    actions, rewards, mode = rng.normal(size=(T, 3)), rng.normal(size=T), in_turns(rng, turns, T)
     cfg = ChunkCfg(chunk, discount, stride)
     t = chunk_transitions(actions, rewards, terminated=terminated, cfg=cfg, episode=4, mode=mode)
     assert len(t) == len(range(0, T, stride))
@@ -137,12 +143,61 @@ def test_the_true_return_satisfies_the_chunk_backup(
 ) -> None:
     """With V = the Monte-Carlo return, the target of every chunk that counts is the return itself."""
     rng = np.random.default_rng(T * 100 + chunk)
-    actions, rewards, mode = rng.normal(size=(T, 2)), rng.normal(size=T), np.sort(rng.integers(turns, size=T))
+    actions, rewards, mode = rng.normal(size=(T, 2)), rng.normal(size=T), in_turns(rng, turns, T)
     t = chunk_transitions(actions, rewards, terminated=terminated, cfg=ChunkCfg(chunk, discount), mode=mode)
     value = discounted_return(rewards, discount)
     y = chunk_targets(t.reward, t.n_steps, t.terminated, value[t.next_frame], discount)
     assert np.allclose(y, t.mc_return)
     assert np.allclose(t.reward + t.bootstrap * value[t.next_frame], y)
+
+
+PAUSE = int(ControlMode.PAUSE)
+
+
+def test_a_pause_ends_the_chunk_and_the_state_after_it_is_the_next_one() -> None:
+    actions, rewards = episode(9, success=True)  # and it is over while somebody pauses
+    mode = np.array([1, 1, 1, PAUSE, PAUSE, 1, 1, PAUSE, PAUSE])
+    t = chunk_transitions(actions, rewards, terminated=True, cfg=ChunkCfg(chunk=2, discount=0.5), mode=mode)
+    assert t.frame.tolist() == [0, 1, 2, 5, 6]
+    assert t.next_frame.tolist() == [2, 5, 5, 6, 6]
+    assert t.n_steps.tolist() == [2, 2, 1, 2, 1]
+    assert t.actions[:, :, 0].tolist() == [[0, 1], [1, 2], [2, 2], [5, 6], [6, 6]]
+    assert t.next_actions[1, :, 0].tolist() == [5, 6]
+    assert t.terminated.tolist() == [False, False, False, True, True]
+    assert t.reward.tolist() == [0, 0, 0, 0.5, 1]
+    assert t.mc_return.tolist() == [0.0625, 0.125, 0.25, 0.5, 1], "nobody lost time by pausing"
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=5),
+    first=st.integers(0, 3),
+    chunk=st.integers(1, 6),
+    terminated=st.booleans(),
+)
+@example(lengths=[(3, 2), (4, 0)], first=1, chunk=2, terminated=False)
+def test_pauses_change_nothing_but_the_numbers_of_frames(
+    lengths: list[tuple[int, int]], first: int, chunk: int, terminated: bool
+) -> None:
+    """As if the person and the policy had taken turns without them."""
+    turns = [[i % 2] * acted + [PAUSE] * paused for i, (acted, paused) in enumerate(lengths)]
+    mode = np.array([PAUSE] * first + [m for turn in turns for m in turn])
+    rng = np.random.default_rng(len(mode))
+    actions, rewards = rng.normal(size=(len(mode), 3)), rng.normal(size=len(mode))
+    acted = np.flatnonzero(mode != PAUSE)
+    rewards[mode == PAUSE] = 0.0
+    cfg = ChunkCfg(chunk, 0.9)
+    t = chunk_transitions(actions, rewards, terminated=terminated, cfg=cfg, mode=mode)
+    plain = chunk_transitions(actions[acted], rewards[acted], terminated=terminated, cfg=cfg, mode=mode[acted])
+    for name in ("frame", "next_frame"):
+        np.testing.assert_array_equal(getattr(t, name), acted[getattr(plain, name)])
+    for name in ("actions", "n_steps", "reward", "bootstrap", "truncated", "next_actions", "mc_return", "weight"):
+        np.testing.assert_array_equal(getattr(t, name), getattr(plain, name))
+
+
+def test_an_episode_in_which_nobody_acted_teaches_nothing() -> None:
+    actions, rewards = episode(4, success=False)
+    t = chunk_transitions(actions, rewards, terminated=True, cfg=ChunkCfg(2, 0.9), mode=np.full(4, PAUSE))
+    assert len(t) == 0 and t.actions.shape == (0, 2, 2)
 
 
 def test_transitions_of_a_dataset_follow_its_labels(dataset) -> None:

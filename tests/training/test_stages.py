@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from armflow.datasets.episodes import dataset_hash
+from armflow.datasets.episodes import EpisodeArrays, EpisodeRef, dataset_hash
 from armflow.robot.errors import CheckpointError, ConfigError, DataError, SchemaMismatch
 from armflow.robot.rig import load_rig
 from armflow.robot.seeds import seeds
+from armflow.robot.types import ControlMode
 from armflow.teleop.collect import CollectCfg, Job, Scripted, collect
 from armflow.training.critics.cal_ql import CalQLCfg
 from armflow.training.critics.ensemble import CriticCfg
@@ -20,7 +21,7 @@ from armflow.training.critics.sarsa import SarsaCfg
 from armflow.training.loop import TrainCfg
 from armflow.training.pi05_mini.load import load_policy
 from armflow.training.pi05_mini.modeling_pi05_mini import PI05MiniConfig, PI05MiniPolicy
-from armflow.training.prefix_cache import build, prefix_hash
+from armflow.training.prefix_cache import PrefixCache, build, prefix_hash
 from armflow.training.rlt import RLTCfg
 from armflow.training.stages.critic import CriticStageCfg, load_critic, load_gates, run_critic
 from armflow.training.stages.qvgm import QVGMStageCfg, run_qvgm
@@ -154,6 +155,17 @@ def test_nan_in_the_actions_names_the_episode(sft: SFTCfg) -> None:
     cache.episodes[2] = episode
     with pytest.raises(DataError, match=rf"episodes \[{cache.episodes[2].ref.index}\]"):
         action_chunks(cache, 16)
+
+
+def test_nobody_learns_to_wait_from_a_pause() -> None:
+    """Chunks end where it begins, and none begins in it."""
+    mode = np.repeat([ControlMode.POLICY, ControlMode.PAUSE, ControlMode.POLICY], [3, 2, 4])
+    ref = EpisodeRef(0, len(mode), "", Path(), {}, None)
+    episode = EpisodeArrays(ref, {"action": np.zeros((len(mode), 8), np.float32), "control_mode": mode})
+    cache = PrefixCache(Path(), [episode], np.zeros(len(mode), np.int64), np.arange(len(mode)), {})
+    _, valid = action_chunks(cache, 3)
+    assert valid.sum(1).tolist() == [3, 2, 1, 0, 0, 3, 3, 2, 1]
+    assert valid[:, 0].tolist() == (mode != ControlMode.PAUSE).tolist()
 
 
 def test_the_rl_token_is_refused_for_another_prefix(critic: CriticStageCfg) -> None:

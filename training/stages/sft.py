@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from ...datasets.episodes import EpisodeArrays, dataset_hash
 from ...robot.errors import DataError
+from ...robot.types import ControlMode
 from .. import run
 from ..curves import plot
 from ..flow import flow_matching_loss, interpolate, sample_time
@@ -75,8 +76,9 @@ class SFTStage:
         self.module: nn.Module = policy.expert
         self._chunks, self._valid = action_chunks(cache, policy.chunk_size)
         train_episodes, held_out = split_episodes(cache.episodes, cfg.held_out)
-        self._train_rows = np.flatnonzero(np.isin(cache.episode, train_episodes))
-        self._held_out_rows = np.flatnonzero(np.isin(cache.episode, held_out))
+        acted = self._valid[:, 0].numpy()
+        self._train_rows = np.flatnonzero(acted & np.isin(cache.episode, train_episodes))
+        self._held_out_rows = np.flatnonzero(acted & np.isin(cache.episode, held_out))
         check_range(policy, self._chunks, self._valid, torch.from_numpy(np.array(cache.state)))
 
     def loss(self, rng: Generator) -> tuple[Tensor, Metrics]:
@@ -105,14 +107,16 @@ class SFTStage:
 
 
 def action_chunks(cache: PrefixCache, horizon: int) -> tuple[Tensor, Tensor]:
-    """Executed actions from every row's frame on, (rows, horizon, 8), and which of them exist, (rows, horizon)."""
+    """Executed actions from every row's frame on, (rows, horizon, 8), and which of them exist, (rows, horizon): up to the
+    episode's end, or to a pause, which nobody shall learn."""
     by_index = {e.ref.index: e for e in cache.episodes}
     chunks, valid = [], []
     for episode, frame in zip(cache.episode.tolist(), cache.frame.tolist(), strict=True):
-        action = by_index[episode].action
+        action, mode = by_index[episode].action, by_index[episode].control_mode
         index = np.arange(frame, frame + horizon)
-        chunks.append(action[np.minimum(index, len(action) - 1)])
-        valid.append(index < len(action))
+        there = np.minimum(index, len(action) - 1)
+        chunks.append(action[there])
+        valid.append((index < len(action)) & np.logical_and.accumulate(mode[there] != ControlMode.PAUSE))
     stacked = np.stack(chunks)
     if not np.isfinite(stacked).all():
         bad = sorted({int(e) for e, c in zip(cache.episode, stacked, strict=True) if not np.isfinite(c).all()})
