@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from ...datasets.episodes import EpisodeArrays, dataset_hash
+from ...datasets.episodes import EpisodeArrays, dataset_hash, open_dataset
+from ...datasets.schema import IMAGES, Schema
 from ...robot.errors import DataError
 from ...robot.types import ControlMode
 from .. import run
@@ -52,10 +54,17 @@ def run_sft(cfg: SFTCfg) -> Metrics:
     cache = build(policy, cfg.data, cfg.cache)
     stage = SFTStage(policy, cache, cfg)
     metrics = train(stage, cfg.train, cfg.out)
+    policy.config.input_features = image_features(policy.config.cameras, open_dataset(cfg.data).schema)
     policy.save_pretrained(cfg.out / "checkpoint")
     plot(cfg.out, title="SFT")
     run.finish(cfg.out, metrics)
     return metrics
+
+
+def image_features(cameras: tuple[str, ...], schema: Schema) -> dict[str, PolicyFeature]:
+    """LeRobot's description of the images that the policy was trained on, (3, h, w) each."""
+    sizes = {f"{IMAGES}{name}": schema.columns[f"{IMAGES}{name}"].shape[:2] for name in cameras}
+    return {key: PolicyFeature(FeatureType.VISUAL, (3, *size)) for key, size in sizes.items()}
 
 
 def weights_hash(checkpoint: Path) -> str:
