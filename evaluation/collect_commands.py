@@ -13,13 +13,13 @@ from ..robot.rig import ARMS, DEFAULT_RIG, Rig, load_rig
 from ..robot.seeds import SLOT, seeds
 from ..robot.toml_cfg import load
 from ..teleop.browser import BrowserDevice
-from ..teleop.collect import CollectCfg, Job, Scripted, SourceFactory, collect, recorded_labels
+from ..teleop.collect import Autonomous, CollectCfg, Job, Scripted, SourceFactory, collect, recorded_labels
 from ..teleop.device import HandDevice
 from ..teleop.expert import unsteady
 from ..teleop.gamepad import GamepadDevice
 from ..teleop.keyboard import KeyboardDevice
 from ..teleop.leader import LeaderCfg, LeaderDevice
-from ..teleop.physical import demonstrate_on
+from ..teleop.physical import demonstrate_on, roll_out_on
 from ..teleop.session import teleoperate
 from ..teleop.spacemouse import SpaceMouseDevice
 from ..teleop.terminal import TerminalDevice
@@ -34,6 +34,10 @@ HAND_DEVICES: dict[str, Callable[[float], HandDevice]] = {  # made for a control
     "terminal": TerminalDevice,
     "browser": BrowserDevice,
 }  # a leader is made of a file and of one of these
+NEVER_STILL = {  # devices that cannot say "go on" to a policy by being held still, and why
+    "terminal": "there only a key that moves the arm is a dead-man",
+    "leader": "it always wants the arm somewhere",
+}
 TREMOR_M = 0.033  # of the scripted operator's hand
 MAX_ATTEMPTS = 20  # per demonstration asked for; who needs more should not be imitated
 
@@ -106,38 +110,72 @@ def rollouts(
     rig: Path = DEFAULT_RIG,
     takeover: HandName | None = None,
     leader: Path | None = None,
+    max_seconds: float = 60.0,
     rerun: bool = False,
+    instruction: str = "",
+    twin: bool = False,
 ) -> None:
-    """Record labelled rollouts of a policy in the twin: autonomous, or one by one with a person who can take over.
+    """Record labelled rollouts of a policy: in the twin autonomous, or one by one with a person who can take over; on your
+    arm with a person who holds the dead-man, and the policy acts only while it is held.
+
+    Whether it is your arm is the rig file's matter: one with a section of an arm's driver is hardware. There the same command
+    goes on where the last session ended.
 
     Args:
         policy: Checkpoint, or the folder of the stage that made it.
         out: LeRobot dataset to make, or to go on with.
         tasks: What to try.
-        episodes: Attempts per task; failures are kept, they are what the critic learns from.
+        episodes: Attempts per task (on hardware: of the instruction) that the dataset is to have; failures are kept, they are
+            what the critic learns from.
         exploration: Standard deviation per axis, m, of where the tool is moved to in every other chunk; 0 for none. For
             a policy that hardly varies by itself: it would teach its critic nothing.
         repetition: Which of the ten independent sets of seeds.
-        image_size: Width and height of the recorded images, px.
+        image_size: Width and height of the recorded images, px (on hardware they are as the rig says).
         workers: Episodes simulated at a time (not with --takeover).
         rig: Rig file.
         takeover: Device to take the arm over with, in real time: while its dead-man is held, the person moves the arm, then
-            the policy goes on. What it is held with and how an episode is ended by hand is printed.
+            the policy goes on. With a rig that is hardware, and in its dry run: the policy acts while the dead-man is held,
+            the arm stays when it is let go, and who moves the device meanwhile moves the arm. How, and how an episode is
+            ended by hand, is printed.
         leader: TOML file that describes the leader arm of `--takeover leader`.
+        max_seconds: Time limit of an episode with --takeover, s, pauses included; it is cut off then, not failed.
         rerun: Show the episode live in Rerun (with --takeover).
+        instruction: What is attempted, in words (on hardware).
+        twin: A dry run in the twin of a rig that is hardware.
     """
+    cell = load_rig(rig)
+    hold_to_run = [name for name in get_args(HandName) if name not in NEVER_STILL]
+    if cell.is_hardware and takeover in NEVER_STILL:
+        raise ConfigError(
+            f"rig {cell.name} is hardware: a policy acts only while a dead-man is held, and the {takeover} cannot be held "
+            f"still ({NEVER_STILL[takeover]}); devices that can: {', '.join(hold_to_run)}"
+        )
+    if cell.is_hardware and not twin and (takeover is None or not instruction):
+        raise ConfigError(
+            f"rig {cell.name} is hardware: say what is attempted (--instruction) and with what somebody holds the dead-man "
+            f"(--takeover {', '.join(hold_to_run)}), or add --twin for a dry run"
+        )
+    in_hand = None if takeover is None else hand_device(takeover, cell, leader)
     # Imported here: demonstrations are recorded on computers that need no torch models.
+    from .agent_source import AgentFactory
     from .agents import Exploring, Plain
-    from .twin_trials import AgentFactory
 
-    jobs = rollout_jobs(tasks, episodes, repetition)
-    cell = load_rig(rig).with_image_size(*image_size)
     factory = AgentFactory(Exploring(policy, exploration, arm=cell.arm) if exploration else Plain(policy))
-    if takeover is not None:
-        in_hand = hand_device(takeover, cell, leader)
-        teleoperate(cell, jobs, out, device=in_hand, clock=MonotonicClock(), rerun=rerun, policy=factory)
+    if cell.is_hardware and not twin and in_hand is not None:
+        noise = seeds("rollouts", instruction, SLOT, repetition)
+        roll_out_on(
+            cell, instruction, episodes, out, device=in_hand, policy=factory, seeds=noise, max_seconds=max_seconds, rerun=rerun
+        )  # fmt: skip
         return
-    collect(cell, jobs, factory, out, CollectCfg(workers))
+    jobs = rollout_jobs(tasks, episodes, repetition)
+    in_twin = cell.with_image_size(*image_size)
+    if in_hand is not None:
+        teleoperate(
+            in_twin, jobs, out, device=in_hand, clock=MonotonicClock(), rerun=rerun, policy=factory,
+            hold_to_run=cell.is_hardware, max_seconds=max_seconds,
+        )  # fmt: skip
+        return
+    collect(in_twin, jobs, Autonomous(factory), out, CollectCfg(workers))
 
 
 def hand_device(name: HandName, rig: Rig, leader: Path | None) -> HandDevice:

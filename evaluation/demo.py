@@ -12,7 +12,7 @@ from ..robot.errors import CheckpointError
 from ..robot.rig import load_rig
 from ..robot.seeds import seeds
 from ..robot.twin.tasks import TASKS
-from ..teleop.collect import CollectCfg, Scripted, collect
+from ..teleop.collect import Autonomous, CollectCfg, Scripted, collect
 from ..teleop.expert import unsteady
 from ..training.curves import plot
 from ..training.loop import TrainCfg
@@ -22,13 +22,13 @@ from ..training.stages.qvgm import QVGM_TRAIN, QVGMStageCfg, run_qvgm
 from ..training.stages.rlt import RLT_TRAIN, RLTStageCfg, run_rlt
 from ..training.stages.sft import SFT_TRAIN, SFTCfg, run_sft
 from ..training.summary import show
+from .agent_source import AgentFactory
 from .agents import AnyAgent, Plain, QGuidance, QSelection
 from .collect_commands import TREMOR_M, demonstrate, rollout_jobs
 from .commands import show_study
 from .critic_trial import try_critic
 from .report import Extra
 from .twin_study import twin_study
-from .twin_trials import AgentFactory
 
 IMAGE_SIZE = (128, 96)  # px: what pi05-mini sees; recording more would only cost time here
 
@@ -109,7 +109,7 @@ def run_loop(plan: Plan) -> None:
 
     with _step(console, "3/7  rollouts", f"{plan.rollouts} attempts of the SFT policy per task"):
         jobs = rollout_jobs(tasks, plan.rollouts, plan.repetition)
-        collect(rig, jobs, AgentFactory(Plain(sft.out)), out / "rollouts", CollectCfg(plan.workers))
+        collect(rig, jobs, Autonomous(AgentFactory(Plain(sft.out))), out / "rollouts", CollectCfg(plan.workers))
 
     with _step(console, "4/7  RL token", "one vector that says what the frozen prefix said"):
         rlt = RLTStageCfg((out / "rollouts", out / "demos"), out / "rlt", policy=sft.out, cache=cache, train=plan.rlt)

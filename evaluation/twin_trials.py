@@ -1,49 +1,22 @@
-"""Trials and rollouts of agents in the twin."""
+"""Trials of agents in the twin."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-from torch import Generator
-
 from ..robot.control import EpisodeEnd
 from ..robot.errors import SafetyStop
 from ..robot.rig import Rig
-from ..robot.twin.cell import Cell, Episode
+from ..robot.twin.cell import Cell
 from ..robot.twin.film import Film, side_by_side
 from ..robot.twin.task import MILESTONES, Task
 from ..robot.twin.tasks import get_task
-from ..training.stages.sft import weights_hash
-from .agents import AnyAgent, load_cached
-from .policy_source import PolicySource
+from .agent_source import agent_source
+from .agents import AnyAgent
 from .trials import TrialOutcome
 
 MAX_STEPS = 120  # time limit of a trial, ticks
-
-
-@dataclass(frozen=True)
-class AgentFactory:
-    """SourceFactory and PlannerFactory of `teleop` for rollouts, on their own or with a person to take over."""
-
-    agent: AnyAgent
-    operator: str = "policy"
-
-    @property
-    def policy_hash(self) -> str:
-        return weights_hash(self.agent.checkpoint)
-
-    def __call__(self, episode: Episode, rig: Rig, seed: int) -> PolicySource:
-        return agent_source(self.agent, episode, seed)
-
-
-def agent_source(agent: AnyAgent, episode: Episode, seed: int) -> PolicySource:
-    """The agent's noise depends on the seed alone: paired trials of two policies see the same noise."""
-    torch.set_num_threads(1)  # workers share the cores among episodes, not within one
-    loaded = load_cached(agent)
-    rng = Generator().manual_seed(seed)
-    return PolicySource(loaded.policy, loaded.sampler, episode.layout.instruction, rng)
 
 
 @dataclass(frozen=True)
@@ -68,7 +41,8 @@ def attempt(
         with Film(video, cell.rig.control_hz) as film:
             if video is not None:  # how it began, also of a trial that is stopped before its first step
                 film.show(side_by_side([c.latest(max_age_s=1.0).rgb for c in episode.cameras.values()]))
-            result = cell.run(episode, agent_source(agent, episode, seed), max_steps=max_steps, sinks=film.sinks)
+            source = agent_source(agent, episode.layout.instruction, seed)
+            result = cell.run(episode, source, max_steps=max_steps, sinks=film.sinks)
         end, steps, limited = result.end, result.stats.steps, result.stats.limited
     except SafetyStop:
         end = EpisodeEnd("safety stop", terminated=True, success=False)

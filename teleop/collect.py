@@ -29,6 +29,7 @@ from ..robot.rig import ARMS, Rig
 from ..robot.twin.cell import Cell, Episode, episode_rng
 from ..robot.twin.tasks import get_task
 from .expert import ExpertCfg, ScriptedExpert
+from .handover import PlannerFactory
 from .source import TeleopSource
 
 ROUND = 24  # episodes between commits
@@ -70,6 +71,24 @@ class Scripted:
         rng = np.random.default_rng([seed, 1])
         expert = ScriptedExpert(episode.world, episode.layout, rng, rig.control_hz, self.cfg)
         return TeleopSource(expert, Kinematics(rig.arm), rig.control_hz)
+
+
+@dataclass(frozen=True)
+class Autonomous:
+    """A policy on its own."""
+
+    policy: PlannerFactory
+
+    @property
+    def operator(self) -> str:
+        return self.policy.operator
+
+    @property
+    def policy_hash(self) -> str:
+        return self.policy.policy_hash
+
+    def __call__(self, episode: Episode, rig: Rig, seed: int) -> CommandSource:
+        return self.policy(episode.layout.instruction, seed)
 
 
 @dataclass(frozen=True)

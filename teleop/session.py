@@ -16,6 +16,7 @@ from ..datasets.labels import EpisodeLabel
 from ..datasets.recorder import Recorder, RecorderCfg
 from ..datasets.schema import make_schema
 from ..datasets.view import RerunSink, open_recording
+from ..robot.arm import ArmDriver
 from ..robot.black_box import BlackBox
 from ..robot.clock import Clock
 from ..robot.control import EpisodeEnd, EpisodeResult, StepSink
@@ -27,10 +28,13 @@ from ..robot.twin.tasks import get_task
 from ..robot.types import ArmSpec
 from .collect import Job, label_of, missing_jobs
 from .device import HandDevice, TeleopEvent
+from .handover import PlannerFactory
+from .hold_to_run import HoldToRunSource
 from .source import TeleopSource
-from .takeover import PlannerFactory, TakeoverSource
+from .takeover import TakeoverSource
 
 MAX_EPISODE_S = 120.0  # a person needs longer than a script
+POLL_HZ = 20.0  # how often a device is asked whether somebody begins
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class Session:
     def record(
         self,
         instruction: str,
-        source: TeleopSource | TakeoverSource,
+        source: TeleopSource | TakeoverSource | HoldToRunSource,
         run: Callable[[tuple[StepSink, ...]], EpisodeResult],
         label: Callable[[EpisodeResult], EpisodeLabel],
         *,
@@ -97,15 +101,20 @@ def teleoperate(
     clock: Clock,
     rerun: bool,
     policy: PlannerFactory | None = None,
+    hold_to_run: bool = False,
+    max_seconds: float = MAX_EPISODE_S,
 ) -> None:
     """Record the jobs that dataset `root` does not have yet, by hand or by `policy` with a person to take over. Ctrl-C ends
     the session, nothing is lost.
 
-    `device` is opened here.
+    `device` is opened here. `hold_to_run`: a rehearsal for hardware, where the policy acts only while the dead-man is held.
+    `max_seconds`: time limit of an episode. Raises SchemaMismatch if the rig is not what the policy was trained on.
     """
     operator = device.name if policy is None else f"{policy.operator}, {device.name}"
     policy_hash = "" if policy is None else policy.policy_hash
-    kinematics, max_steps = Kinematics(rig.arm), round(MAX_EPISODE_S * rig.control_hz)
+    kinematics, max_steps = Kinematics(rig.arm), round(max_seconds * rig.control_hz)
+    if policy is not None:
+        policy.prepare(rig)
     with open_session(rig, ARMS[rig.arm.model], root, device, rerun=rerun) as session, Cell(rig, clock) as cell:
         for job in missing_jobs(rig, jobs, root):
             episode = cell.reset(get_task(job.task), job.seed)
@@ -114,8 +123,11 @@ def teleoperate(
             if policy is None:
                 source = TeleopSource(device, kinematics, rig.control_hz)
             else:
-                source = TakeoverSource(policy(episode, rig, job.seed), device, kinematics, rig.control_hz)
+                beside = HoldToRunSource if hold_to_run else TakeoverSource
+                source = beside(policy(instruction, job.seed), device, kinematics, rig.control_hz)
             device.start_episode(episode.arm.read().gripper)
+            if hold_to_run and not wait_until_engaged(episode.arm, clock, device):
+                return
             try:
                 session.record(
                     instruction,
@@ -131,6 +143,18 @@ def teleoperate(
                 if policy is None:
                     raise
                 session.console.print(f"not recorded: {stop}")  # what the policy asked for was never executed
+
+
+def wait_until_engaged(arm: ArmDriver, clock: Clock, device: HandDevice) -> bool:
+    """True once the dead-man is held and the device can be followed, which a leader arm that is elsewhere cannot; False if
+    the person says discard instead: there shall be no episode."""
+    while True:
+        wish = device.read(arm.read())
+        if wish.event is TeleopEvent.DISCARD:
+            return False
+        if wish.engaged and wish.target is not None:
+            return True
+        clock.sleep_until(clock.now() + 1 / POLL_HZ)
 
 
 def judged(result: EpisodeResult, event: TeleopEvent | None) -> EpisodeResult:

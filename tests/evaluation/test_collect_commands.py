@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
+import numpy as np
 import pytest
 from armflow.datasets.episodes import load_episodes, open_dataset
 from armflow.datasets.labels import newest_labels
@@ -13,11 +14,12 @@ from armflow.robot.clock import SimClock
 from armflow.robot.control import CommandSource
 from armflow.robot.errors import ConfigError, DataError
 from armflow.robot.rig import Rig, load_rig
+from armflow.robot.rig_commands import TEMPLATES
 from armflow.robot.seeds import seeds
 from armflow.robot.twin.cell import Episode
 from armflow.robot.types import ArmState, ControlMode
 from armflow.teleop.collect import Scripted
-from armflow.teleop.device import TeleopEvent, TeleopInput
+from armflow.teleop.device import TeleopEvent, TeleopInput, ToolDelta
 from armflow.teleop.expert import ExpertCfg
 from armflow.training.pi05_mini.load import SHIPPED
 from armflow.training.stages.sft import weights_hash
@@ -102,6 +104,61 @@ def test_a_person_takes_over_from_the_shipped_policy(tmp_path: Path, monkeypatch
     assert episode.columns["chunk_index"][23] == episode.columns["chunk_index"][11] + 1
     q = episode.action[:, :7]
     assert abs(q[12:24] - q[11:23]).max() < 0.06, "no jump, neither way"
+
+
+class DeadMan(Joystick):
+    """Held and still but for two readings, let go for four, and a success at the end. It is picked up after three readings."""
+
+    def read(self, state: ArmState) -> TeleopInput:
+        self._readings += 1
+        n = self._readings - 4  # of the episode
+        up = ToolDelta(np.array([0.0, 0.0, 0.01 * (16 <= n < 18)]), np.zeros(3))
+        event = TeleopEvent.SUCCESS if n >= 30 else None
+        return TeleopInput(n >= 0 and not 8 <= n < 12, up, 1.0, event)
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_hardware_is_held_to_run(hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(collect_commands.HAND_DEVICES, "gamepad", DeadMan)
+    monkeypatch.setattr(collect_commands, "MonotonicClock", SimClock)
+    rollouts(
+        SHIPPED, tmp_path / "out", tasks=("pick_peach",), episodes=1, repetition=9, takeover="gamepad", rig=hardware, twin=True
+    )  # fmt: skip
+    (episode,) = load_episodes(open_dataset(tmp_path / "out"))
+    policy, person, nobody = ControlMode.POLICY, ControlMode.INTERVENTION, ControlMode.PAUSE
+    assert episode.control_mode.tolist() == (
+        [policy] * 7 + [nobody] * 4 + [policy] * 4 + [person] * (2 + 5) + [policy] * 7
+    )  # one reading was that which began the episode
+    assert episode.columns["chunk_step"][11] == episode.columns["chunk_step"][22] == 0, "new plans"
+    q = episode.columns["action.requested"][:, :7]
+    assert abs(q[1:] - q[:-1]).max() < 0.06, "no jump, neither way"
+    np.testing.assert_array_equal(q[7:11], np.tile(q[7], (4, 1)))
+
+
+@pytest.fixture
+def hardware(tmp_path: Path) -> Path:
+    """A rig file of an FR3 that is nowhere."""
+    path = tmp_path / "rig.toml"
+    path.write_text(TEMPLATES["fr3_realsense"].read_text())
+    return path
+
+
+def test_a_policy_on_hardware_needs_a_hand_on_a_dead_man_that_can_be_still(hardware: Path, tmp_path: Path) -> None:
+    def refused(message: str, **options: Any) -> None:
+        with pytest.raises(ConfigError, match=message):
+            rollouts(SHIPPED, tmp_path / "out", rig=hardware, **options)
+
+    needs = (
+        r"my_cell is hardware: say what is attempted \(--instruction\) .* \(--takeover keyboard, spacemouse, gamepad"
+    )
+    refused(needs, instruction="put the peach into the bowl")
+    refused(needs, takeover="gamepad")
+    for twin in (False, True):
+        for name in ("leader", "terminal"):
+            refused(
+                f"the {name} cannot be held still .*devices that can: keyboard, spacemouse", takeover=name, twin=twin
+            )
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_device_on_offer_is_one_of_its_own_name(tmp_path: Path) -> None:

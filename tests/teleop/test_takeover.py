@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import pytest
@@ -16,75 +14,17 @@ from armflow.robot.fakes import FakeArm, FakeSink
 from armflow.robot.kinematics import Kinematics
 from armflow.robot.rig import Rig, load_rig
 from armflow.robot.safety import JointSafety
-from armflow.robot.twin.cell import Episode
-from armflow.robot.types import ArmCommand, ArmState, ControlMode, Floats, Observation
+from armflow.robot.types import ControlMode, Floats
 from armflow.teleop.collect import Job
-from armflow.teleop.device import TeleopEvent, TeleopInput, ToolDelta
+from armflow.teleop.device import TeleopEvent
+from armflow.teleop.handover import NO_CHUNK, RETURN_RAD_S
 from armflow.teleop.session import teleoperate
 from armflow.teleop.source import MAX_LEAD_RAD
-from armflow.teleop.takeover import HOLD_S, NO_CHUNK, RETURN_RAD_S, TakeoverSource
+from armflow.teleop.takeover import HOLD_S, TakeoverSource
+from armflow.tests.teleop.doubles import HOME, HZ, Hand, Planner
 
-HOME = np.array(load_rig().arm.home_q)
-HZ = 10.0
 HOLD = round(HOLD_S * HZ)
-CHUNK = 4  # steps
 POLICY, PERSON = ControlMode.POLICY, ControlMode.INTERVENTION
-
-
-class Planner:
-    """Plans `CHUNK` equal moves of every joint, with the gripper closed, from where it sees the arm."""
-
-    def __init__(self, move_rad: float = 0.01, jump_rad: float = 0.0) -> None:
-        """`jump_rad`: how far from the arm its plans begin, from the second one on."""
-        self._move_rad, self._jump_rad = move_rad, jump_rad
-        self._queue: list[ArmCommand] = []
-        self.seen: list[Floats] = []  # joints at which it planned
-
-    def wants_frames(self) -> bool:
-        return not self._queue
-
-    def next(self, obs: Observation) -> Decision:
-        if not self._queue:
-            start = obs.arm.q + (self._jump_rad if self.seen else 0.0)
-            self._queue = [ArmCommand(start + i * self._move_rad, 0.0) for i in range(1, CHUNK + 1)]
-            self.seen.append(obs.arm.q)
-        command = self._queue.pop(0)
-        return Decision(command, POLICY, len(self.seen) - 1, CHUNK - 1 - len(self._queue))
-
-    def replan(self) -> None:
-        self._queue.clear()
-
-
-@dataclass
-class Hand:
-    """HandDevice that follows a script: per reading a letter, `.` not engaged, `h` held still, `n` held with no target,
-    `u` up, `E` an event, `!` unplugged; then `.` for ever. Its gripper is open until it is told otherwise, and opened by `o`."""
-
-    script: str
-    event: TeleopEvent = TeleopEvent.SUCCESS
-    gripper: float = 1.0
-    name: str = "joystick"
-    usage: str = "pull it"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def start_episode(self, gripper: float) -> None:
-        self.gripper = gripper
-
-    def read(self, state: ArmState) -> TeleopInput:
-        letter, self.script = self.script[:1] or ".", self.script[1:]
-        if letter == "!":
-            raise DeviceFault(self.name, "unplugged")
-        if letter == "o":
-            self.gripper = 1.0
-        up = ToolDelta(np.array([0, 0, 0.02 if letter == "u" else 0.0]), np.zeros(3))
-        target = None if letter == "n" else up
-        return TeleopInput(letter in "huon", target, self.gripper, self.event if letter == "E" else None)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +219,9 @@ class Planners:
     operator: str = "policy"
     policy_hash: str = "0123456789abcdef"
 
-    def __call__(self, episode: Episode, rig: Rig, seed: int) -> Planner:
+    def prepare(self, rig: Rig) -> None: ...
+
+    def __call__(self, instruction: str, seed: int) -> Planner:
         return Planner(move_rad=0.004 if seed != 12 else 2.0, jump_rad=0.2)
 
 
