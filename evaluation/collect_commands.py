@@ -138,7 +138,8 @@ def rollouts(
             the arm stays when it is let go, and who moves the device meanwhile moves the arm. How, and how an episode is
             ended by hand, is printed.
         leader: TOML file that describes the leader arm of `--takeover leader`.
-        max_seconds: Time limit of an episode with --takeover, s, pauses included; it is cut off then, not failed.
+        max_seconds: Time limit of an episode with --takeover, s, pauses included; what is cut off is no success, but it is
+            truncated, not terminated.
         rerun: Show the episode live in Rerun (with --takeover).
         instruction: What is attempted, in words (on hardware).
         twin: A dry run in the twin of a rig that is hardware.

@@ -19,6 +19,8 @@ from .device import HandDevice, TeleopEvent, TeleopInput, ToolDelta
 from .handover import Handover, Planner
 from .takeover import HOLD_S
 
+USAGE = "while you hold it the policy moves the arm; move the device meanwhile, and you do"
+
 
 class HoldToRunSource:
     """CommandSource of policy and person; an event of the device ends the episode whoever decides, or nobody."""

@@ -17,7 +17,7 @@ from ..robot.station import Station, go_home, open_station
 from .collect import recorded_labels
 from .device import HandDevice
 from .handover import PlannerFactory
-from .hold_to_run import HoldToRunSource
+from .hold_to_run import USAGE, HoldToRunSource
 from .session import MAX_EPISODE_S, Session, open_session, wait_until_engaged
 from .source import TeleopSource
 
@@ -36,7 +36,7 @@ def demonstrate_on(rig: Rig, instruction: str, episodes: int, root: Path, *, dev
             label = attempt(station, session, instruction, source, operator=device.name, max_seconds=MAX_EPISODE_S)
             return label is not None and label.outcome == "success"
 
-        _repeat(station, session, instruction, demonstrate, 0, episodes)
+        _repeat(station, session, instruction, device.usage, demonstrate, 0, episodes)
 
 
 def roll_out_on(
@@ -78,7 +78,7 @@ def roll_out_on(
             return label is not None
 
         done = sum(label.task == instruction and label.policy_hash != "" for label in recorded)
-        _repeat(station, session, instruction, roll_out, done, episodes)
+        _repeat(station, session, instruction, f"{device.usage}; {USAGE}", roll_out, done, episodes)
 
 
 def attempt(
@@ -116,14 +116,14 @@ def attempt(
 
 
 def _repeat(
-    station: Station, session: Session, instruction: str, once: Callable[[], bool], done: int, episodes: int
+    station: Station, session: Session, instruction: str, usage: str, once: Callable[[], bool], done: int, episodes: int
 ) -> None:
     """Do it `once` and again until as many as `episodes` counted, or the person says discard instead of beginning."""
     device = session.device
     while done < episodes:
         session.console.print(f"[bold]{instruction}[/bold]   {done} of {episodes} recorded; driving home")
         go_home(station)
-        session.console.print(f"Set the scene, step back, then: {device.usage}")
+        session.console.print(f"Set the scene, step back, then: {usage}")
         device.start_episode(station.arm.read().gripper)
         if not wait_until_engaged(station.arm, station.clock, device):
             return

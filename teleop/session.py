@@ -29,7 +29,7 @@ from ..robot.types import ArmSpec
 from .collect import Job, label_of, missing_jobs
 from .device import HandDevice, TeleopEvent
 from .handover import PlannerFactory
-from .hold_to_run import HoldToRunSource
+from .hold_to_run import USAGE, HoldToRunSource
 from .source import TeleopSource
 from .takeover import TakeoverSource
 
@@ -119,7 +119,8 @@ def teleoperate(
         for job in missing_jobs(rig, jobs, root):
             episode = cell.reset(get_task(job.task), job.seed)
             instruction = episode.layout.instruction
-            session.console.print(f"[bold]{instruction}[/bold]   ({device.usage})")
+            usage = f"{device.usage}; {USAGE}" if hold_to_run else device.usage
+            session.console.print(f"[bold]{instruction}[/bold]   ({usage})")
             if policy is None:
                 source = TeleopSource(device, kinematics, rig.control_hz)
             else:
@@ -147,12 +148,14 @@ def teleoperate(
 
 def wait_until_engaged(arm: ArmDriver, clock: Clock, device: HandDevice) -> bool:
     """True once the dead-man is held and the device can be followed, which a leader arm that is elsewhere cannot; False if
-    the person says discard instead: there shall be no episode."""
+    the person says discard instead: there shall be no episode. A dead-man that is held all the while begins nothing."""
+    let_go = False
     while True:
         wish = device.read(arm.read())
         if wish.event is TeleopEvent.DISCARD:
             return False
-        if wish.engaged and wish.target is not None:
+        let_go |= not wish.engaged
+        if let_go and wish.engaged and wish.target is not None:
             return True
         clock.sleep_until(clock.now() + 1 / POLL_HZ)
 

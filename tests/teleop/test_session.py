@@ -9,11 +9,13 @@ import pytest
 from armflow.datasets.labels import newest_labels
 from armflow.robot.clock import SimClock
 from armflow.robot.errors import DeviceFault
+from armflow.robot.fakes import FakeArm
 from armflow.robot.rig import Rig
 from armflow.robot.types import ArmState
 from armflow.teleop.collect import Job
 from armflow.teleop.device import HandDevice, TeleopEvent, TeleopInput, ToolDelta
-from armflow.teleop.session import teleoperate
+from armflow.teleop.session import teleoperate, wait_until_engaged
+from armflow.tests.teleop.doubles import Hand
 
 JOBS = [Job("pick_peach", 11), Job("pick_peach", 12), Job("pick_peach", 13)]
 READINGS = 4  # before the event of an episode
@@ -71,6 +73,14 @@ def test_episodes_carry_the_persons_word_and_the_devices_name(
     assert device.told == pytest.approx([1.0] * 3, abs=0.05)
     assert not device.open
     assert capsys.readouterr().out.count("(pull it to move)") == 3
+
+
+def test_a_dead_man_that_is_held_all_the_while_begins_nothing(clock: SimClock) -> None:
+    """It was still held from the last episode: nobody has set the scene."""
+    for script, begins in (("hhh.n.h", True), ("hhh.E", False), ("hhhE", False)):
+        hand = Hand(script, event=TeleopEvent.DISCARD)
+        assert wait_until_engaged(FakeArm(clock), clock, hand) is begins
+        assert hand.script == "", "not before"
 
 
 def test_a_device_that_is_unplugged_ends_the_session_and_costs_its_episode_only(
