@@ -46,8 +46,13 @@ def agent_source(agent: AnyAgent, instruction: str, seed: int) -> PolicySource:
 
 
 def check_fit(policy: PI05MiniConfig, rig: Rig) -> None:
-    """Raises SchemaMismatch if `rig` has another order of joints, another rate, other cameras or images of another shape
-    than the policy was trained on. Their size may differ: the policy scales what it sees."""
+    """Raises SchemaMismatch if `rig` has another arm, another order of joints, another rate, other cameras or images of
+    another shape than the policy was trained on. Their size may differ: the policy scales what it sees."""
+    if policy.arm not in ("", rig.arm.model):
+        raise SchemaMismatch(
+            f"rig {rig.name}: its arm is a {rig.arm.model}, the policy was trained on a {policy.arm}, which reaches other "
+            "places with the same joint angles. Take a policy that was trained on this arm"
+        )
     names = ARMS[rig.arm.model].action_names
     if names != tuple(policy.action_names):
         raise SchemaMismatch(

@@ -52,6 +52,12 @@ def test_joints_by_other_names_are_refused(rig: Rig) -> None:
         check_fit(other, rig)
 
 
+def test_another_arm_is_refused_even_if_its_joints_have_the_same_names(rig: Rig) -> None:
+    check_fit(PI05MiniConfig(arm="fr3"), rig)
+    with pytest.raises(SchemaMismatch, match="its arm is a fr3, the policy was trained on a xarm7"):
+        check_fit(PI05MiniConfig(arm="xarm7"), rig)
+
+
 def test_once_prepared_it_is_loaded_and_has_decided_about_images_of_the_rigs_size(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,7 @@ class Elsewhere(Planner):
 
 @pytest.fixture(scope="module")
 def kinematics() -> Kinematics:
-    return Kinematics(HOME)
+    return Kinematics(load_rig().arm)
 
 
 def played(script: str, policy: Planner, kinematics: Kinematics, step_m: float = 0.02) -> list[Decision]:

@@ -135,9 +135,11 @@ def test_a_dataset_at_another_rate_is_refused(sft: SFTCfg, tmp_path: Path) -> No
         run_sft(replace(sft, data=root))
 
 
-def test_the_checkpoint_says_which_images_it_was_trained_on(sft: SFTCfg) -> None:
+def test_the_checkpoint_says_which_arm_and_images_it_was_trained_on(sft: SFTCfg) -> None:
     run_sft(sft)
-    features = load_policy(sft.out).config.input_features
+    config = load_policy(sft.out).config
+    assert config.arm == "fr3"
+    features = config.input_features
     assert {key: feature.shape for key, feature in (features or {}).items()} == {
         "observation.images.head": (3, 96, 128),
         "observation.images.front": (3, 96, 128),

@@ -20,6 +20,7 @@ class PI05MiniConfig(PreTrainedConfig):
     image_height: int = 96
     image_width: int = 128
     action_names: tuple[str, ...] = tuple([*(f"joint{i}.pos" for i in range(1, 8)), "gripper.pos"])
+    arm: str = ""  # whose demonstrations it was fine-tuned on; many arms name their joints alike
     fps: float = 10.0
     vocabulary: list[str] = field(default_factory=lambda: ["<pad>", "<unk>"])
     max_words: int = 14

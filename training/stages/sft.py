@@ -54,7 +54,9 @@ def run_sft(cfg: SFTCfg) -> Metrics:
     cache = build(policy, cfg.data, cfg.cache)
     stage = SFTStage(policy, cache, cfg)
     metrics = train(stage, cfg.train, cfg.out)
-    policy.config.input_features = image_features(policy.config.cameras, open_dataset(cfg.data).schema)
+    schema = open_dataset(cfg.data).schema
+    policy.config.arm = schema.robot
+    policy.config.input_features = image_features(policy.config.cameras, schema)
     policy.save_pretrained(cfg.out / "checkpoint")
     plot(cfg.out, title="SFT")
     run.finish(cfg.out, metrics)
