@@ -67,9 +67,10 @@ def test_a_move_of_one_control_period_is_exact(
     turn_by: float,
 ):
     """The fastest move of 0.1 s: 6 cm. The joints move only a little, so the elbow stays where it was."""
-    assume(max(np.hypot(*position[:2]), np.hypot(*(position + move)[:2])) <= REACH_M[arm.model])
+    goal = np.clip(position + move, *WORKSPACE)
+    assume(max(np.hypot(*position[:2]), np.hypot(*goal[:2])) <= REACH_M[arm.model])
     start = kinematics.inverse(pose(position, down_facing(yaw)), home, iterations=40)
-    X_BE = pose(position + move, down_facing(yaw + turn_by))
+    X_BE = pose(goal, down_facing(yaw + turn_by))
     q = kinematics.inverse(X_BE, start)
     distance, turn = tool_error(kinematics, q, X_BE)
     assert distance < 2e-4 and turn < 2e-3
