@@ -25,6 +25,7 @@ from ..robot.realtime import realtime_priority
 from ..robot.safety import JointSafety
 from ..robot.types import ArmCommand, ControlMode, Floats, Observation
 from .bench_cell import CellProcess, Source, cpu_of_children_s
+from .bench_stalls import Period
 
 TASK = "put the peach in the bowl"
 HALF_A_TICK = 0.5
@@ -60,6 +61,7 @@ class Figures:
     period_error_p99_s: float
     period_error_p999_s: float
     period_error_max_s: float
+    worst_periods: list[Period]  # the hundredth with the largest errors
     next_episode_s: float  # from `save` until the next episode takes frames, the longest
     finished_s: float  # from the end of the last episode until the dataset holds everything
     spool_bytes: int  # on the disk when an episode is saved: HDF5 files, or the images written so far
@@ -165,7 +167,10 @@ def figures(job: Job, marks: Marks) -> Figures:
     """Everything that both recorders are measured by."""
     cell, period = marks.cell, 1.0 / marks.cell.rig.control_hz
     finished_s = time.monotonic() - marks.ended
-    errors = np.concatenate([np.abs(np.diff(cell.arm.read_times[a:b]) - period) for a, b in marks.reads])
+    reads = [np.array(cell.arm.read_times[a:b]) for a, b in marks.reads]
+    starts, ends = np.concatenate([t[:-1] for t in reads]), np.concatenate([t[1:] for t in reads])
+    errors = np.abs(ends - starts - period)
+    worst = np.argsort(-errors)[: 1 + len(errors) // 100]
     p50, p99, p999 = np.quantile(errors, [0.5, 0.99, 0.999])
     counts = [np.array(camera.counts[a:b]) for camera in cell.cameras.values() for a, b in marks.looks]
     gaps = np.concatenate([np.diff(episode) for episode in counts])
@@ -184,6 +189,7 @@ def figures(job: Job, marks: Marks) -> Figures:
         period_error_p99_s=float(p99),
         period_error_p999_s=float(p999),
         period_error_max_s=float(errors.max()),
+        worst_periods=list(zip(starts[worst].tolist(), ends[worst].tolist(), errors[worst].tolist(), strict=True)),
         next_episode_s=max(marks.waits_s, default=0.0),
         finished_s=finished_s,
         spool_bytes=marks.spool_bytes,

@@ -10,16 +10,17 @@ from armflow.evaluation import bench_record
 from armflow.evaluation.bench_cell import CellProcess
 from armflow.evaluation.bench_record import record, run, table, verdict
 from armflow.evaluation.bench_recorders import Figures, Job, Who
+from armflow.evaluation.bench_stalls import Span
 from armflow.robot.errors import DataError
 from armflow.robot.types import ArmCommand
 from rich.console import Console
 
 GOOD = Figures(
     expected=60, recorded=60, video_frames=60, camera_hz=30.0, repeated=0, unread=0, period_error_p50_s=1e-4, period_error_p99_s=1e-3,
-    period_error_p999_s=2e-3, period_error_max_s=3e-3, next_episode_s=0.1, finished_s=5.0, spool_bytes=10**8,
+    period_error_p999_s=2e-3, period_error_max_s=3e-3, worst_periods=[(1.0, 1.03, 3e-3)], next_episode_s=0.1, finished_s=5.0, spool_bytes=10**8,
     dataset_bytes=10**7, cpu_s=10.0, peak_memory_bytes=10**8,
 )  # fmt: skip
-TIMERS: dict[Who, float] = {"armflow": 1e-4, "lerobot": 2e-4}
+STALLS: dict[Who, list[Span]] = {"armflow": [], "lerobot": [(0.9, 0.928)]}
 
 
 def test_a_missing_row_and_a_missing_image_are_both_a_lost_frame() -> None:
@@ -38,9 +39,10 @@ def test_the_verdict_names_the_target_that_is_missed() -> None:
 def test_the_table_says_how_many_times_as_much_the_other_takes() -> None:
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(table({"armflow": GOOD, "lerobot": replace(GOOD, next_episode_s=3.0)}, TIMERS, title="twin"))
+        console.print(table({"armflow": GOOD, "lerobot": replace(GOOD, next_episode_s=3.0)}, STALLS, title="twin"))
     (line,) = [line for line in captured.get().splitlines() if "save to next episode" in line]
     assert all(text in line for text in ("0.100 s", "3.000 s", "30 x"))
+    assert "0 x, 0 ms at most" in captured.get() and "1 x, 28 ms at most" in captured.get()
 
 
 @pytest.mark.slow
