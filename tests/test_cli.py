@@ -172,7 +172,7 @@ def test_a_command_that_does_not_exist_gets_the_ones_that_do() -> None:
         (["twin", "render", "--seed", "one"], "--seed"),
         (["twin", "render", "--colour", "red"], "--colour"),
         (["data", "info"], "DATASET"),
-        (["eval", "compare", "only_one"], "B"),
+        pytest.param(["eval", "compare", "only_one"], "B", marks=pytest.mark.slow),  # imports every model
     ],
 )
 def test_a_mistake_on_the_command_line_is_named_without_a_traceback(

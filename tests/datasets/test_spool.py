@@ -123,6 +123,7 @@ def test_a_missing_or_wrong_camera_is_an_error_that_names_it(spool: Path, schema
     writer.abort("wrong cameras")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_sigkill_at_random_moments_loses_at_most_the_last_frames(tmp_path: Path, cfg: SyntheticCfg) -> None:
     rng = np.random.default_rng()

@@ -44,6 +44,7 @@ class Moody:
         )
 
 
+@pytest.mark.slow
 def test_failed_attempts_are_made_up_for_and_not_made_again(tmp_path: Path) -> None:
     peach, bowls = (seeds("demos", t, 4, 9) for t in TASKS)
     operator = Moody(frozenset({peach[0], peach[2]}), tmp_path / "tried")
@@ -59,6 +60,7 @@ def test_failed_attempts_are_made_up_for_and_not_made_again(tmp_path: Path) -> N
     assert not again.tried.exists(), "nothing was tried again"
 
 
+@pytest.mark.slow
 def test_an_operator_who_never_succeeds_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect_commands, "MAX_ATTEMPTS", 2)
     hopeless = Moody(frozenset(seeds("demos", "pick_peach", 9, 9)), tmp_path / "tried")

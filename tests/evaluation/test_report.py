@@ -129,6 +129,7 @@ def test_a_report_with_another_reference_calls_itself_exploratory(study: Study, 
     assert "Exploratory" in report_study(folder, reference="<b>q-vgm</b>").report.read_text()
 
 
+@pytest.mark.slow
 def test_a_video_that_browsers_cannot_play_is_refused(folder: Path, request_12: TrialRequest, fake: FakeTrials):
     run_study(folder, request_12, fake, rng=np.random.default_rng(0), videos_per_task=1, console=QUIET)
     film = next(r.video for r in read_results(folder, load_registration(folder).plan) if r.video)

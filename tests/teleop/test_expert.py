@@ -115,6 +115,7 @@ def test_it_keeps_to_its_pace(cell: Cell) -> None:
     assert 0.9 * 0.2 < fastest < 0.2 + 1e-9
 
 
+@pytest.mark.slow
 def test_an_unsteady_hand_trembles_next_to_things_too(cell: Cell) -> None:
     """Where the tool is while the gripper closes, over seeds: spread by about the tremor, and not at all without."""
 

@@ -39,6 +39,7 @@ def obs() -> ObsBatch:
     return ObsBatch(images, torch.randn(B, 8, generator=g), ["put the ball", "put", "put the strange ball"])
 
 
+@pytest.mark.slow
 def test_stock_lerobot_loads_a_checkpoint_in_a_fresh_process(policy: PI05MiniPolicy, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path)
     code = f"""

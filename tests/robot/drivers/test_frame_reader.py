@@ -109,6 +109,7 @@ def test_trouble_that_keeps_coming_back_ends_in_a_fault(eventually: Eventually):
         eventually(lambda: is_faulty(reader))
 
 
+@pytest.mark.slow
 def test_trouble_long_ago_is_forgiven(eventually: Eventually):
     source = ScriptedSource("restart")
     with FrameReader(SPEC, source, replace(CFG, forgive_s=0.1)) as reader:

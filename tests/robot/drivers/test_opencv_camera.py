@@ -46,6 +46,7 @@ def test_a_frame_is_rgb_with_no_depth_and_of_its_number(video: Path):
     assert frame.depth_mm.shape == (HEIGHT, WIDTH) and frame.depth_mm.dtype == np.uint16 and not frame.depth_mm.any()
 
 
+@pytest.mark.slow
 def test_a_video_plays_in_its_own_time_until_its_end(video: Path, eventually: Eventually):
     def ended() -> bool:
         try:

@@ -25,6 +25,8 @@ from armflow.robot.errors import (
 from armflow.robot.servo import MAX_STEP_S
 from armflow.robot.types import ArmCommand
 
+pytestmark = pytest.mark.slow  # in real time
+
 SPEC = openarm.RIGHT
 BIT_RAD = 25.0 / 65535  # what one bit of a position is
 Q = np.array([0.3, 0.4, -0.5, 0.6, 0.7, -0.2, 0.9])  # inside of every joint's range, all different

@@ -30,6 +30,8 @@ from armflow.robot.types import ArmCommand, Floats
 
 from .standin import CONTROL_PORT, MOVE_JOINT, READY, REPORT_PORT, SERVO_STEP, StandIn
 
+pytestmark = pytest.mark.slow  # in real time
+
 MOTIONS: tuple[Literal["online", "servo"], ...] = ("online", "servo")
 FAST = XArmSafetyCfg(reduced_joint_speed_rad_s=2.0)
 J1 = np.eye(7)[0]
