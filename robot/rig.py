@@ -185,8 +185,12 @@ class Rig:
 
     @property
     def hash(self) -> str:
-        """16 hex digits that change with any field."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        """16 hex digits that change with any field; of the arm's description, with what is in the file, wherever it lies."""
+        rig, description = self, self.arm.description
+        if description is not None and description.file.is_file():
+            content = Path(hashlib.sha256(description.file.read_bytes()).hexdigest())
+            rig = replace(self, arm=replace(self.arm, description=replace(description, file=content)))
+        return hashlib.sha256(repr(rig).encode()).hexdigest()[:16]
 
 
 def load_rig(path: Path = DEFAULT_RIG) -> Rig:

@@ -283,6 +283,17 @@ def test_a_rig_file_names_it_relative_to_itself(tmp_path: Path):
         Cell(rig)
 
 
+def test_the_rigs_hash_is_of_what_is_in_the_file_not_of_where_it_lies(tmp_path: Path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    one, other = (rig_with(arm_in(folder)) for folder in (here, there))
+    assert one.hash == other.hash
+    assert other.arm.description is not None
+    other.arm.description.file.write_text(other.arm.description.file.read_text() + "<!-- another -->")
+    assert one.hash != other.hash
+
+
 def test_a_description_belongs_to_an_arm_without_one(tmp_path: Path):
     file = arm_in(tmp_path).description
     assert file is not None
