@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import fr3, openarm, xarm7
+from . import fr3, openarm, panda, xarm7
 from .arm_file import ArmFileCfg
 from .drivers.franka import FrankaCfg
 from .drivers.lerobot_config import LeRobotArmCfg
@@ -22,8 +22,14 @@ from .toml_cfg import load
 from .types import ArmSpec, CameraSpec
 
 DEFAULT_RIG = Path(__file__).parent / "rigs" / "fr3_table.toml"
-DRIVES = {"franka": ("fr3",), "xarm": ("xarm7",), "lerobot": tuple(openarm.SPECS)}  # section of a driver -> arm models
-DESCRIPTIONS = {arm.spec.name: arm for arm in (fr3.DESCRIPTION, xarm7.DESCRIPTION)}  # arms that armflow has models of
+DRIVES = {
+    "franka": ("fr3", "panda"),
+    "xarm": ("xarm7",),
+    "lerobot": tuple(openarm.SPECS),
+}  # section of a driver -> arm models
+DESCRIPTIONS = {
+    arm.spec.name: arm for arm in (fr3.DESCRIPTION, panda.DESCRIPTION, xarm7.DESCRIPTION)
+}  # arms that armflow has models of
 ARMS: dict[str, ArmSpec] = {**{name: arm.spec for name, arm in DESCRIPTIONS.items()}, **openarm.SPECS}
 
 
@@ -143,7 +149,7 @@ class Rig:
     safety: SafetyCfg = field(default_factory=SafetyCfg)
     twin: TwinCfg = field(default_factory=TwinCfg)
     franka: FrankaCfg | None = None
-    """The arm is a Franka FR3 at this address. Without a section of an arm's driver there is only the twin."""
+    """The arm is a Franka FR3 or Panda at this address. Without a section of an arm's driver there is only the twin."""
     xarm: XArmCfg | None = None
     """The arm is a UFACTORY xArm7 at this address."""
     lerobot: LeRobotArmCfg | None = None

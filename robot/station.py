@@ -89,7 +89,7 @@ def go_home(station: Station) -> None:
 def make_arm(rig: Rig, clock: Clock) -> HardwareArm:
     """The rig's arm, not open yet. Raises ConfigError for a rig without one, and for an SDK that is not installed."""
     if rig.franka is not None:
-        return FrankaArm(rig.franka, clock)
+        return FrankaArm(rig.franka, clock, ARMS[rig.arm.model])
     if rig.xarm is not None:
         return XArm7(rig.xarm, clock)
     if rig.lerobot is not None:

@@ -17,12 +17,12 @@ from ..clock import Clock, MonotonicClock
 from ..errors import ConfigError, DeviceFault, DeviceNotFound, DeviceTimeout, OperatorNeeded, StaleReading
 from ..interpolator import MotionLimits, Setpoint
 from ..servo import Servo, ServoCfg, ServoStats
-from ..types import ArmCommand, ArmState, Floats
+from ..types import ArmCommand, ArmSpec, ArmState, Floats
 from .franka_hand import FrankaHand, HandCfg
 from .leaving import leave
 from .within import within
 
-NAME = fr3.SPEC.name
+END_DECELERATION = {fr3.SPEC.name: fr3.END_DECELERATION}  # rad/s^2, of arms whose speed limits fall towards the ends
 REST_WITHIN_S = 3.0  # from full speed the servo needs 0.9 s
 LOST_WITHIN_S = 1.0  # how long the SDK may take to say why control was lost
 RECOVER = "look at the arm and at what it touches, then call recover()"
@@ -30,7 +30,7 @@ RECOVER = "look at the arm and at what it touches, then call recover()"
 
 @dataclass(frozen=True)
 class FrankaCfg:
-    """One FR3 and how it is driven. Fractions are of the limits in `robot/fr3.py`."""
+    """One FR3 or Panda and how it is driven. Fractions are of the limits in `robot/fr3.py` and `robot/panda.py`."""
 
     host: str
     """Address of the control unit's FCI, by name or number."""
@@ -75,15 +75,16 @@ class FrankaCfg:
         if not 0.0 <= self.joint_margin_rad < 0.5:
             raise ConfigError(f"joint_margin_rad must be in [0, 0.5), got {self.joint_margin_rad}")
 
-    @property
-    def limits(self) -> MotionLimits:
+    def limits(self, arm: ArmSpec) -> MotionLimits:
         """What the reference never exceeds."""
+        ddq_max = np.minimum(arm.ddq_max, END_DECELERATION.get(arm.name, np.inf))
+        assert arm.jerk_max is not None
         return MotionLimits.of(
-            fr3.SPEC,
+            arm,
             margin_rad=self.joint_margin_rad,
             speed_scale=self.speed_scale,
-            ddq_max=self.acceleration_scale * np.minimum(fr3.SPEC.ddq_max, fr3.END_DECELERATION),
-            jerk_max=self.jerk_scale * fr3.JERK_MAX,
+            ddq_max=self.acceleration_scale * ddq_max,
+            jerk_max=self.jerk_scale * arm.jerk_max,
         )
 
 
@@ -93,10 +94,9 @@ class FrankaArm:
     `recover` is for the operator, inside the context after a fault or outside of it when `with` refuses to begin.
     """
 
-    spec = fr3.SPEC
-
-    def __init__(self, cfg: FrankaCfg, clock: Clock | None = None) -> None:
-        self._cfg, self._clock = cfg, clock or MonotonicClock()
+    def __init__(self, cfg: FrankaCfg, clock: Clock | None = None, arm: ArmSpec = fr3.SPEC) -> None:
+        """`arm`: which one; the SDK does not tell."""
+        self.spec, self._cfg, self._clock = arm, cfg, clock or MonotonicClock()
         self._sdk = _import_sdk()
         self._sdk_errors = (
             self._sdk.Exception,
@@ -148,7 +148,7 @@ class FrankaArm:
             try:
                 self._robot.move(self._sdk.TorqueStopMotion(), asynchronous=True)
             except self._sdk_errors as error:
-                raise DeviceFault(NAME, f"it does not take the stop: {error}; press the user stop") from error
+                raise DeviceFault(self.spec.name, f"it does not take the stop: {error}; press the user stop") from error
 
     def look(self) -> str:
         """Connect, see whether it would start, and disconnect; nothing moves. Raises what entering the context would."""
@@ -188,31 +188,34 @@ class FrankaArm:
         kind = sdk.RealtimeConfig.Enforce if cfg.realtime else sdk.RealtimeConfig.Ignore
         try:
             return within(
-                NAME,
+                self.spec.name,
                 lambda: sdk.Robot(cfg.host, realtime_config=kind),
                 cfg.connect_timeout_s,
                 f"{cfg.host} does not answer; is it the right address, FCI active in Desk, and no other program holding the arm?",
             )
         except sdk.NetworkException as error:
             raise DeviceNotFound(
-                NAME, f"no FCI at {cfg.host}: {error}; check the cable and the address, and that FCI is active in Desk"
+                self.spec.name,
+                f"no FCI at {cfg.host}: {error}; check the cable and the address, and that FCI is active in Desk",
             ) from error
         except sdk.IncompatibleVersionException as error:
             raise ConfigError(
-                f"{NAME} at {cfg.host}: {error}; franky-control must be built for the robot's system version"
+                f"{self.spec.name} at {cfg.host}: {error}; franky-control must be built for the robot's system version"
             ) from error
         except sdk.RealtimeException as error:
-            raise ConfigError(f"{NAME}: {error}; boot a PREEMPT_RT kernel or set realtime = false") from error
+            raise ConfigError(f"{self.spec.name}: {error}; boot a PREEMPT_RT kernel or set realtime = false") from error
 
     def _refuse_unless_ready(self, state: Any) -> None:
         modes = self._sdk.RobotMode
         if state.robot_mode == modes.UserStopped:
-            raise OperatorNeeded(f"{NAME}: the user stop is pressed; see that the cell is clear and release it")
+            raise OperatorNeeded(
+                f"{self.spec.name}: the user stop is pressed; see that the cell is clear and release it"
+            )
         if state.robot_mode == modes.Reflex or self._flags(state.current_errors):
-            raise DeviceFault(NAME, f"the robot has errors: {self._flags(state.current_errors)}; {RECOVER}")
+            raise DeviceFault(self.spec.name, f"the robot has errors: {self._flags(state.current_errors)}; {RECOVER}")
         if state.robot_mode != modes.Idle:
             raise DeviceFault(
-                NAME,
+                self.spec.name,
                 f"the robot is in mode {state.robot_mode.name}, expected Idle; end guiding or the other program, "
                 "and see in Desk that the brakes are released",
             )
@@ -224,20 +227,22 @@ class FrankaArm:
             try:
                 self._robot.set_collision_behavior(cfg.collision_torque_nm, cfg.collision_force_n)
                 gripper = within(
-                    NAME,
+                    self.spec.name,
                     lambda: sdk.Gripper(cfg.host),
                     cfg.connect_timeout_s,
                     f"the hand at {cfg.host} does not answer; does another program hold it?",
                 )
-                self._hand = stack.enter_context(FrankaHand(NAME, gripper, self._clock.now, cfg.hand))
+                self._hand = stack.enter_context(FrankaHand(self.spec.name, gripper, self._clock.now, cfg.hand))
                 self._tracker = sdk.JointImpedanceTracker(self._robot, stiffness=cfg.stiffness, damping=cfg.damping)
                 self._await_control()
             except self._sdk_errors as error:
                 raise DeviceFault(
-                    NAME, f"control was refused: {error}; in Desk, release the brakes and activate FCI"
+                    self.spec.name, f"control was refused: {error}; in Desk, release the brakes and activate FCI"
                 ) from error
             q = _copy(self._state().q)
-            self._servo = stack.enter_context(Servo(NAME, cfg.limits, q, self._send, cfg.servo, self._clock))
+            self._servo = stack.enter_context(
+                Servo(self.spec.name, cfg.limits(self.spec), q, self._send, cfg.servo, self._clock)
+            )
             self._in_control = stack.pop_all()
 
     def _await_control(self) -> None:
@@ -246,7 +251,9 @@ class FrankaArm:
         while not self._robot.is_in_control or self._robot.state.robot_mode != self._sdk.RobotMode.Move:
             self._robot.poll_motion()
             if self._clock.now() > deadline:
-                raise DeviceTimeout(NAME, f"the robot did not begin to move within {LOST_WITHIN_S} s; look at Desk")
+                raise DeviceTimeout(
+                    self.spec.name, f"the robot did not begin to move within {LOST_WITHIN_S} s; look at Desk"
+                )
             self._clock.sleep_until(self._clock.now() + 0.005)
 
     def _send(self, setpoint: Setpoint) -> None:
@@ -266,32 +273,38 @@ class FrankaArm:
             state = self._robot.state
         except self._sdk_errors as error:
             return DeviceFault(
-                NAME, f"the connection is lost ({said}; {error}); check the cable and Desk, connect again"
+                self.spec.name, f"the connection is lost ({said}; {error}); check the cable and Desk, connect again"
             )
         if state.robot_mode == self._sdk.RobotMode.UserStopped:
             return DeviceFault(
-                NAME, f"the user stop was pressed ({said}); clear the cell, release it, then call recover()"
+                self.spec.name, f"the user stop was pressed ({said}); clear the cell, release it, then call recover()"
             )
         flags = self._flags(state.current_errors) or self._flags(state.last_motion_errors)
         if state.robot_mode == self._sdk.RobotMode.Reflex:
-            return DeviceFault(NAME, f"the robot stopped by reflex: {', '.join(flags)} ({said}); {RECOVER}")
-        return DeviceFault(NAME, f"control was lost in mode {state.robot_mode.name} ({said}); look at Desk; {RECOVER}")
+            return DeviceFault(self.spec.name, f"the robot stopped by reflex: {', '.join(flags)} ({said}); {RECOVER}")
+        return DeviceFault(
+            self.spec.name, f"control was lost in mode {state.robot_mode.name} ({said}); look at Desk; {RECOVER}"
+        )
 
     def _clear_errors(self) -> None:
         state = self._state()
         if state.robot_mode == self._sdk.RobotMode.UserStopped:
-            raise OperatorNeeded(f"{NAME}: the user stop is still pressed; see that the cell is clear and release it")
+            raise OperatorNeeded(
+                f"{self.spec.name}: the user stop is still pressed; see that the cell is clear and release it"
+            )
         try:
             self._robot.recover_from_errors()
         except self._sdk_errors as error:
-            raise DeviceFault(NAME, f"its errors cannot be cleared: {error}; look at Desk") from error
+            raise DeviceFault(self.spec.name, f"its errors cannot be cleared: {error}; look at Desk") from error
         self._refuse_unless_ready(self._state())
 
     def _state(self) -> Any:
         try:
             return self._robot.state
         except self._sdk_errors as error:
-            raise DeviceFault(NAME, f"no state from {self._cfg.host}: {error}; check the cable and Desk") from error
+            raise DeviceFault(
+                self.spec.name, f"no state from {self._cfg.host}: {error}; check the cable and Desk"
+            ) from error
 
     def _first_seen(self, robot_time: float) -> float:
         """When the state of that robot time reached us, s. Raises StaleReading if that is too long ago."""
@@ -301,7 +314,8 @@ class FrankaArm:
         age = now - self._seen[1]
         if age > self._cfg.max_state_age_s:
             raise StaleReading(
-                NAME, f"the robot's state is {age:.2f} s old, allowed is {self._cfg.max_state_age_s} s; check the cable"
+                self.spec.name,
+                f"the robot's state is {age:.2f} s old, allowed is {self._cfg.max_state_age_s} s; check the cable",
             )
         return self._seen[1]
 
@@ -311,7 +325,9 @@ class FrankaArm:
 
     def _opened(self) -> tuple[Servo, FrankaHand]:
         if self._servo is None or self._hand is None:
-            raise DeviceFault(NAME, "not in control; use the arm within `with`, or call recover() again if that failed")
+            raise DeviceFault(
+                self.spec.name, "not in control; use the arm within `with`, or call recover() again if that failed"
+            )
         return self._servo, self._hand
 
     def _come_to_rest(self) -> None:
@@ -326,7 +342,7 @@ class FrankaArm:
         try:
             self._tracker.stop()
         except self._sdk_errors as error:
-            raise DeviceFault(NAME, f"it stopped with an error: {error}; look at the arm") from error
+            raise DeviceFault(self.spec.name, f"it stopped with an error: {error}; look at the arm") from error
 
     def _let_go(self) -> None:
         """Close everything, so that another program can connect."""
@@ -344,4 +360,4 @@ def _import_sdk() -> ModuleType:
     try:
         return importlib.import_module("franky")
     except ImportError as error:
-        raise DeviceNotFound(NAME, f'franky is not installed ({error}); pip install "armflow[franka]"') from error
+        raise DeviceNotFound("franka", f'franky is not installed ({error}); pip install "armflow[franka]"') from error

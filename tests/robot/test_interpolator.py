@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 SPEC = fr3.SPEC
 LIMITS = {
     "vendor": MotionLimits(SPEC.q_min, SPEC.q_max, SPEC.dq_max, SPEC.ddq_max, fr3.JERK_MAX),
-    "driver": FrankaCfg("nowhere").limits,
+    "driver": FrankaCfg("nowhere").limits(fr3.SPEC),
 }
 # Divided differences of a path are averages of its derivatives, so the limits bound them exactly; what is left is rounding,
 # of 1e-15 rad by the shortest tick to the third power.

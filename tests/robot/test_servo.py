@@ -7,13 +7,14 @@ from functools import partial
 
 import numpy as np
 import pytest
+from armflow.robot import fr3
 from armflow.robot.clock import MonotonicClock, SimClock
 from armflow.robot.drivers.franka import FrankaCfg
 from armflow.robot.errors import ConfigError, DeviceFault, SafetyStop, StaleReading
 from armflow.robot.interpolator import Setpoint
 from armflow.robot.servo import MAX_STEP_S, Servo, ServoCfg
 
-LIMITS = FrankaCfg("nowhere").limits
+LIMITS = FrankaCfg("nowhere").limits(fr3.SPEC)
 Q0 = (LIMITS.q_min + LIMITS.q_max) / 2
 PERIOD_S = 0.005
 
