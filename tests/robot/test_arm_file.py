@@ -279,7 +279,7 @@ def test_a_rig_file_names_it_relative_to_itself(tmp_path: Path):
     path.write_text(head + section + rest[rest.index("[[cameras]]") :])
     rig = load_rig(path)
     np.testing.assert_allclose(Kinematics(rig.arm).forward(np.zeros(7)), pose_by_hand(np.zeros(7)), atol=1e-9)
-    with pytest.raises(ConfigError, match="there is no twin of the openarm_right, only of: fr3, xarm7"):
+    with pytest.raises(ConfigError, match="there is no twin of the openarm_right, only of: fr3, panda, xarm7"):
         Cell(rig)
 
 

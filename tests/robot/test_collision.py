@@ -104,7 +104,7 @@ def test_switched_off_it_sees_only_the_box() -> None:
 def test_an_arm_without_a_model_is_refused() -> None:
     arm = ArmCfg(openarm.RIGHT.name, home_q=(0.0,) * 7)
     for make in (lambda: Surroundings(replace(RIG, arm=arm)), lambda: Kinematics(arm)):
-        with pytest.raises(ConfigError, match="no model of the openarm_right, only of: fr3, xarm7"):
+        with pytest.raises(ConfigError, match="no model of the openarm_right, only of: fr3, panda, xarm7"):
             make()
 
 
