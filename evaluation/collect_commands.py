@@ -145,13 +145,14 @@ def rollouts(
         twin: A dry run in the twin of a rig that is hardware.
     """
     cell = load_rig(rig)
+    on_arm = cell.is_hardware and not twin
     hold_to_run = [name for name in get_args(HandName) if name not in NEVER_STILL]
     if cell.is_hardware and takeover in NEVER_STILL:
         raise ConfigError(
             f"rig {cell.name} is hardware: a policy acts only while a dead-man is held, and the {takeover} cannot be held "
             f"still ({NEVER_STILL[takeover]}); devices that can: {', '.join(hold_to_run)}"
         )
-    if cell.is_hardware and not twin and (takeover is None or not instruction):
+    if on_arm and (takeover is None or not instruction):
         raise ConfigError(
             f"rig {cell.name} is hardware: say what is attempted (--instruction) and with what somebody holds the dead-man "
             f"(--takeover {', '.join(hold_to_run)}), or add --twin for a dry run"
@@ -162,7 +163,7 @@ def rollouts(
     from .agents import Exploring, Plain
 
     factory = AgentFactory(Exploring(policy, exploration, arm=cell.arm) if exploration else Plain(policy))
-    if cell.is_hardware and not twin and in_hand is not None:
+    if on_arm and in_hand is not None:
         noise = seeds("rollouts", instruction, SLOT, repetition)
         roll_out_on(
             cell, instruction, episodes, out, device=in_hand, policy=factory, seeds=noise, max_seconds=max_seconds, rerun=rerun

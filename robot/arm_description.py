@@ -70,6 +70,5 @@ class ArmModel:
 
     spec: mujoco.MjSpec  # to be compiled by whoever asked for it; its shapes touch nothing but in explicit pairs
     tool: str  # site of the tool centre point
-    links: dict[
-        str, int
-    ]  # shape -> number of its link; 1 is the base, and what is rigidly joined to a link may count on
+    links: dict[str, int]
+    """Shape -> number of its link; 1 is the base, and what is rigidly joined to a link may count on."""

@@ -22,14 +22,10 @@ from .toml_cfg import load
 from .types import ArmSpec, CameraSpec
 
 DEFAULT_RIG = Path(__file__).parent / "rigs" / "fr3_table.toml"
-DRIVES = {
-    "franka": ("fr3", "panda"),
-    "xarm": ("xarm7",),
-    "lerobot": tuple(openarm.SPECS),
-}  # section of a driver -> arm models
-DESCRIPTIONS = {
-    arm.spec.name: arm for arm in (fr3.DESCRIPTION, panda.DESCRIPTION, xarm7.DESCRIPTION)
-}  # arms that armflow has models of
+# Section of a driver -> arm models.
+DRIVES = {"franka": ("fr3", "panda"), "xarm": ("xarm7",), "lerobot": tuple(openarm.SPECS)}
+# Arms that armflow has models of.
+DESCRIPTIONS = {arm.spec.name: arm for arm in (fr3.DESCRIPTION, panda.DESCRIPTION, xarm7.DESCRIPTION)}
 ARMS: dict[str, ArmSpec] = {**{name: arm.spec for name, arm in DESCRIPTIONS.items()}, **openarm.SPECS}
 
 
@@ -194,8 +190,7 @@ class Rig:
         """16 hex digits that change with any field; of the arm's description, with what is in the file, wherever it lies."""
         rig, description = self, self.arm.description
         if description is not None and description.file.is_file():
-            content = Path(hashlib.sha256(description.file.read_bytes()).hexdigest())
-            rig = replace(self, arm=replace(self.arm, description=replace(description, file=content)))
+            rig = _described_by(self, description, Path(hashlib.sha256(description.file.read_bytes()).hexdigest()))
         return hashlib.sha256(repr(rig).encode()).hexdigest()[:16]
 
 
@@ -204,10 +199,13 @@ def load_rig(path: Path = DEFAULT_RIG) -> Rig:
     if not path.exists():
         raise ConfigError(f"rig file {path} does not exist; `armflow rig new {path}` writes one to start from")
     rig = load(Rig, path, "rig file")
-    if rig.arm.description is None:
-        return rig
-    file = path.absolute().parent / rig.arm.description.file
-    return replace(rig, arm=replace(rig.arm, description=replace(rig.arm.description, file=file)))
+    description = rig.arm.description
+    return rig if description is None else _described_by(rig, description, path.absolute().parent / description.file)
+
+
+def _described_by(rig: Rig, description: ArmFileCfg, file: Path) -> Rig:
+    """The same rig with its arm's `description` in another file."""
+    return replace(rig, arm=replace(rig.arm, description=replace(description, file=file)))
 
 
 def _require(condition: bool, message: str) -> None:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Set
 from .device import TeleopInput
 from .keys import HeldKeys
 
-LIMIT_S = (
-    0.25  # the arm goes on for so long at most: 3 cm at full speed. A beat every 50 ms, and 150 ms for there and back
-)
+# The arm goes on for so long at most: 3 cm at full speed. A beat every 50 ms, and 150 ms for there and back.
+LIMIT_S = 0.25
 
 
 class Heartbeats(HeldKeys):

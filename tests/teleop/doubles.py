@@ -1,13 +1,17 @@
 """Doubles of a policy and of a person's hand, for everything in which the two share an arm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-from armflow.robot.control import Decision
+from armflow.robot.clock import SimClock
+from armflow.robot.control import CommandSource, Decision, EpisodeResult, LoopCfg, observe, run_episode
 from armflow.robot.errors import DeviceFault
+from armflow.robot.fakes import FakeArm
 from armflow.robot.rig import load_rig
+from armflow.robot.safety import JointSafety
 from armflow.robot.types import ArmCommand, ArmState, ControlMode, Floats, Observation
 from armflow.teleop.device import TeleopEvent, TeleopInput, ToolDelta
 
@@ -74,3 +78,29 @@ class Hand:
         move = ToolDelta(np.array([0, 0, self.step_m * ((letter == "u") - (letter == "d"))]), np.zeros(3))
         target = None if letter == "n" else move
         return TeleopInput(letter in "hudonp", target, self.gripper, self.event if letter == "E" else None)
+
+
+def played(source: CommandSource, arm: FakeArm, clock: SimClock, ticks: int) -> list[Decision]:
+    """The decisions of so many ticks on an arm that follows at once, without a safety filter."""
+    decisions = []
+    for _ in range(ticks):
+        decision = source.next(observe(arm, {}, clock, 1.0))
+        assert decision is not None
+        arm.command(decision.command)
+        decisions.append(decision)
+    return decisions
+
+
+def run_out(source: CommandSource, arm: FakeArm, clock: SimClock) -> EpisodeResult:
+    """An episode of the control loop, behind the safety filter, until it ends by itself."""
+    safety = JointSafety(arm.spec, load_rig().safety)
+    return run_episode(arm=arm, cameras={}, source=source, safety=safety, clock=clock, cfg=LoopCfg(fps=HZ))
+
+
+def modes(decisions: Sequence[Decision]) -> list[ControlMode]:
+    return [d.mode for d in decisions]
+
+
+def joints(decisions: Sequence[Decision]) -> Floats:
+    """(n, 7)"""
+    return np.stack([d.command.q for d in decisions])

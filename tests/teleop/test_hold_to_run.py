@@ -12,13 +12,13 @@ from armflow.robot.fakes import FakeArm, FakeSink
 from armflow.robot.kinematics import Kinematics
 from armflow.robot.rig import load_rig
 from armflow.robot.safety import JointSafety
-from armflow.robot.types import ControlMode, Floats, Observation
+from armflow.robot.types import ControlMode, Observation
 from armflow.teleop.device import JointTarget, TeleopEvent, TeleopInput, ToolDelta
 from armflow.teleop.handover import NO_CHUNK, RETURN_RAD_S
 from armflow.teleop.hold_to_run import HoldToRunSource, moves
 from armflow.teleop.source import MAX_LEAD_RAD
 from armflow.teleop.takeover import HOLD_S
-from armflow.tests.teleop.doubles import HOME, HZ, Hand, Planner
+from armflow.tests.teleop.doubles import HOME, HZ, Hand, Planner, joints, modes, played, run_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,17 +51,10 @@ def kinematics() -> Kinematics:
     return Kinematics(load_rig().arm)
 
 
-def played(script: str, policy: Planner, kinematics: Kinematics, step_m: float = 0.02) -> list[Decision]:
-    """The decisions of so many ticks, on an arm that follows at once, without a safety filter."""
+def held(script: str, policy: Planner, kinematics: Kinematics, step_m: float = 0.02) -> list[Decision]:
     clock = SimClock()
-    arm, decisions = FakeArm(clock, q=HOME), []
     source = HoldToRunSource(policy, Hand(script, step_m=step_m), kinematics, HZ)
-    for _ in script:
-        decision = source.next(observe(arm, {}, clock, 1.0))
-        assert decision is not None
-        arm.command(decision.command)
-        decisions.append(decision)
-    return decisions
+    return played(source, FakeArm(clock, q=HOME), clock, len(script))
 
 
 Play = Callable[..., list[Decision]]
@@ -69,16 +62,7 @@ Play = Callable[..., list[Decision]]
 
 @pytest.fixture
 def play(kinematics: Kinematics) -> Play:
-    return lambda script, policy=None: played(script, policy or Planner(), kinematics)
-
-
-def modes(decisions: list[Decision]) -> list[ControlMode]:
-    return [d.mode for d in decisions]
-
-
-def joints(decisions: list[Decision]) -> Floats:
-    """(n, 7)"""
-    return np.stack([d.command.q for d in decisions])
+    return lambda script, policy=None: held(script, policy or Planner(), kinematics)
 
 
 # --- whose turn it is
@@ -168,7 +152,7 @@ def test_no_sequence_of_holding_moving_and_letting_go_makes_a_jump(
     kinematics: Kinematics, spells: list[tuple[str, int]]
 ) -> None:
     script = "".join(letter * n for letter, n in spells)
-    decisions = played(script, Elsewhere(move_rad=0.01), kinematics, step_m=0.005)
+    decisions = held(script, Elsewhere(move_rad=0.01), kinematics, step_m=0.005)
     moved = np.abs(np.diff(np.vstack([HOME, joints(decisions)]), axis=0)).max(axis=1)
     assert (moved <= RETURN_RAD + 1e-9).all(), "what a period allows"
     still = HOLD  # readings of a held device since it moved
@@ -210,10 +194,7 @@ def test_the_person_ends_the_episode_whoever_decides(
     kinematics: Kinematics, clock: SimClock, before: str, event: TeleopEvent
 ) -> None:
     source, arm = HoldToRunSource(Planner(), Hand(before + "E", event), kinematics, HZ), FakeArm(clock, q=HOME)
-    result = run_episode(
-        arm=arm, cameras={}, source=source, safety=JointSafety(arm.spec, load_rig().safety), clock=clock,
-        cfg=LoopCfg(fps=HZ),
-    )  # fmt: skip
+    result = run_out(source, arm, clock)
     assert source.event is event
     assert (result.end.reason, result.stats.steps) == ("source ended", len(before))
 
@@ -221,8 +202,5 @@ def test_the_person_ends_the_episode_whoever_decides(
 def test_an_unplugged_device_stops_the_policy(kinematics: Kinematics, clock: SimClock) -> None:
     source, arm = HoldToRunSource(Planner(), Hand("hhh!"), kinematics, HZ), FakeArm(clock, q=HOME)
     with pytest.raises(DeviceFault, match="joystick: unplugged"):
-        run_episode(
-            arm=arm, cameras={}, source=source, safety=JointSafety(arm.spec, load_rig().safety), clock=clock,
-            cfg=LoopCfg(fps=HZ),
-        )  # fmt: skip
+        run_out(source, arm, clock)
     assert arm.holding

@@ -1,6 +1,6 @@
 """A policy and a person on one arm: whose command counts, and what is in between."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from armflow.robot.fakes import FakeArm, FakeSink
 from armflow.robot.kinematics import Kinematics
 from armflow.robot.rig import Rig, load_rig
 from armflow.robot.safety import JointSafety
-from armflow.robot.types import ControlMode, Floats
+from armflow.robot.types import ControlMode
 from armflow.teleop.collect import Job
 from armflow.teleop.device import TeleopEvent
 from armflow.teleop.handover import NO_CHUNK, RETURN_RAD_S
 from armflow.teleop.session import teleoperate
 from armflow.teleop.source import MAX_LEAD_RAD
 from armflow.teleop.takeover import HOLD_S, TakeoverSource
-from armflow.tests.teleop.doubles import HOME, HZ, Hand, Planner
+from armflow.tests.teleop.doubles import HOME, HZ, Hand, Planner, joints, modes, played, run_out
 
 HOLD = round(HOLD_S * HZ)
 POLICY, PERSON = ControlMode.POLICY, ControlMode.INTERVENTION
@@ -46,24 +46,9 @@ def play(kinematics: Kinematics, arm: FakeArm, clock: SimClock) -> Play:
 
     def _play(script: str, policy: Planner | None = None) -> list[Decision]:
         source = TakeoverSource(policy or Planner(), Hand(script), kinematics, HZ)
-        decisions = []
-        for _ in script:
-            decision = source.next(observe(arm, {}, clock, 1.0))
-            assert decision is not None
-            arm.command(decision.command)
-            decisions.append(decision)
-        return decisions
+        return played(source, arm, clock, len(script))
 
     return _play
-
-
-def modes(decisions: Sequence[Decision]) -> list[ControlMode]:
-    return [d.mode for d in decisions]
-
-
-def joints(decisions: Sequence[Decision]) -> Floats:
-    """(n, 7)"""
-    return np.stack([d.command.q for d in decisions])
 
 
 # --- whose turn it is
@@ -182,14 +167,7 @@ def test_the_person_ends_the_episode_whoever_decides(
     kinematics: Kinematics, arm: FakeArm, clock: SimClock, before: str, event: TeleopEvent
 ) -> None:
     source = TakeoverSource(Planner(), Hand(before + "E", event), kinematics, HZ)
-    result = run_episode(
-        arm=arm,
-        cameras={},
-        source=source,
-        safety=JointSafety(arm.spec, load_rig().safety),
-        clock=clock,
-        cfg=LoopCfg(fps=HZ),
-    )
+    result = run_out(source, arm, clock)
     assert source.event is event
     assert (result.end.reason, result.stats.steps) == ("source ended", len(before))
 
@@ -198,14 +176,7 @@ def test_an_unplugged_device_stops_the_policy_too(kinematics: Kinematics, arm: F
     """Nobody could take over any more."""
     source = TakeoverSource(Planner(), Hand("...!"), kinematics, HZ)
     with pytest.raises(DeviceFault, match="joystick: unplugged"):
-        run_episode(
-            arm=arm,
-            cameras={},
-            source=source,
-            safety=JointSafety(arm.spec, load_rig().safety),
-            clock=clock,
-            cfg=LoopCfg(fps=HZ),
-        )
+        run_out(source, arm, clock)
     assert arm.holding
 
 
